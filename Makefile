@@ -1,0 +1,72 @@
+# `make` lists the targets. Every one of them makes the environment in .venv first if it is not there.
+# Paths are relative on purpose: the checkout may lie in a directory with spaces in its name.
+
+PYTHON ?= python3
+# Processes that `make test` spreads the test files over. Each starts its own private servers.
+WORKERS ?= 2
+# Some of the tests alone, without the coverage gate: make test TESTS="tests/unit -k backoff"
+TESTS ?=
+
+BIN := .venv/bin
+SHELL := bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint bench lock clean .venv
+.DELETE_ON_ERROR:
+export PIP_DISABLE_PIP_VERSION_CHECK = 1
+
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z.]+:.*## / { printf "  make %-6s %s\n", $$1, $$2 }' Makefile
+
+demo: .venv ## Publish, fail, retry, kill a worker, and see that nothing is lost: within a minute, no Redis needed
+	@$(BIN)/streamq demo
+
+test: .venv ## Run the tests; core and store must be covered to the last branch
+	@$(BIN)/pytest $(if $(TESTS),$(TESTS),-n $(WORKERS) --dist loadfile --cov --cov-report=term-missing --cov-fail-under=100)
+
+lint: .venv ## Check style, format, types and the floors of the house
+	@failed=0; \
+	$(BIN)/ruff check . || failed=1; \
+	$(BIN)/ruff format --check . || failed=1; \
+	$(BIN)/mypy || failed=1; \
+	$(BIN)/lint-imports --no-logo || failed=1; \
+	exit $$failed
+
+bench: .venv ## Measure throughput and latency on this machine
+	@$(BIN)/python -m benchmarks
+
+# Everything is pinned with hashes, for every platform at once. dev.txt: all groups and extras. runtime.txt: what the
+# image runs with. build.txt: what the image is built with.
+COMPILE = $(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes \
+	--no-emit-index-url --no-emit-find-links --custom-compile-command "make lock"
+
+lock: .venv ## Resolve pyproject.toml anew into requirements/*.txt
+	@$(COMPILE) pyproject.toml --all-extras --group dev --output-file requirements/dev.txt
+	@$(COMPILE) pyproject.toml --extra email --extra fast --extra http --output-file requirements/runtime.txt
+	@$(COMPILE) --group build --output-file requirements/build.txt
+	@grep -c '==' requirements/*.txt
+
+clean: ## Remove the environment, caches, reports and the embedded server's data
+	@rm -rf .venv .streamq .coverage .coverage.* .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
+	@rm -rf build dist htmlcov
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# The environment: one stamp for the locked packages, one for our own. Nothing happens while both are newer than
+# what they were made from.
+.venv: .venv/.package
+
+.venv/.package: .venv/.locked pyproject.toml
+	@echo "==> installing streamq itself"
+	@$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
+	@touch $@
+
+.venv/.locked: requirements/dev.txt
+	@command -v "$(PYTHON)" >/dev/null || { echo "streamq needs Python 3.11 or newer, and there is no $(PYTHON): make PYTHON=/path/to/python3" >&2; exit 1; }
+	@"$(PYTHON)" -c 'import sys; v = sys.version_info; v >= (3, 11) or sys.exit("streamq needs Python 3.11 or newer, and %s is %d.%d: make PYTHON=/path/to/python3" % (sys.executable, v[0], v[1]))'
+	@"$(PYTHON)" -c 'import ensurepip, venv' 2>/dev/null || { echo "this Python cannot make virtual environments: apt-get install python3-venv" >&2; exit 1; }
+	@echo "==> making .venv with $$("$(PYTHON)" --version)"
+	@$(BIN)/python -m pip --version >/dev/null 2>&1 || "$(PYTHON)" -m venv .venv
+	@echo "==> installing $$(grep -c '==' requirements/dev.txt) locked packages (about a minute)"
+	@$(BIN)/python -m pip install --require-hashes --requirement requirements/dev.txt \
+		| awk '/^Collecting / { print "    " $$2; fflush() } /^Installing collected/ { print "==> unpacking"; fflush() }'
+	@touch $@

@@ -1,0 +1,148 @@
+"""``streamq worker``: serve queues."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from streamq.cli.options import AppName, ConfigPath, RedisUrl, load_app, settings_from
+from streamq.cli.run import CUT_SHORT, INTERRUPTED, command, run_async
+
+if TYPE_CHECKING:
+    from streamq.app import AppWorker, StreamQ
+
+HARD_EXIT_AFTER = 2  # signals: the third does not wait for anything
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command()(command(worker))
+
+
+def worker(
+    queue: Annotated[
+        list[str] | None,
+        typer.Option("--queue", "-q", help="A queue to serve; repeat it for several. [env: QUEUE_NAME, QUEUE_NAMES]"),
+    ] = None,
+    app: AppName = None,
+    concurrency: Annotated[
+        int | None,
+        typer.Option("--concurrency", "-c", min=1, envvar="STREAMQ_CONCURRENCY", help="Handlers at once on each queue. [env: MAX_CONCURRENT]"),
+    ] = None,
+    processes: Annotated[
+        int, typer.Option("--processes", min=1, envvar="STREAMQ_PROCESSES", help="Run so many worker processes.")
+    ] = 1,
+    burst: Annotated[
+        bool, typer.Option("--burst", envvar="STREAMQ_BURST", help="End when nothing is ready; messages due later stay.")
+    ] = False,
+    drain_timeout: Annotated[
+        str | None,
+        typer.Option("--drain-timeout", envvar="STREAMQ_DRAIN_TIMEOUT", help="How long running handlers get after SIGTERM, like 25s."),
+    ] = None,
+    reload: Annotated[
+        bool, typer.Option("--reload", envvar="STREAMQ_RELOAD", help="Start anew when a Python file changes: for development.")
+    ] = False,
+    http: Annotated[
+        str | None,
+        typer.Option("--http", envvar="STREAMQ_HTTP", help="Serve /livez, /readyz and /metrics at HOST:PORT; :9090 means 127.0.0.1."),
+    ] = None,
+    name: Annotated[
+        str | None, typer.Option("--name", envvar="STREAMQ_NAME", help="First part of the worker's name; default: this host's.")
+    ] = None,
+    config: ConfigPath = None,
+    redis_url: RedisUrl = None,
+) -> None:  # fmt: skip
+    """Serve queues until stopped.
+
+    SIGTERM and Ctrl-C finish what runs and exit with 0 (75 when work had to be cut short and was handed back).
+    A second one does not wait.
+    """
+    if reload or processes > 1:
+        from streamq.cli import processes as parent
+
+        raise typer.Exit(parent.supervise(1 if reload else processes, reload=reload))
+    settings = settings_from(config, redis_url)
+    loaded = load_app(app)
+    loaded.configure(settings)
+    serving = loaded.worker(
+        *(queue or settings.queues),
+        concurrency=concurrency or settings.concurrency,
+        burst=burst,
+        name=name,
+        drain_timeout=_seconds(drain_timeout),
+    )
+    _exit(run_async(lambda: _serve(loaded, serving, http, debug=settings.log_level == "debug")), serving)
+
+
+async def _serve(app: "StreamQ", serving: "AppWorker", http: str | None, *, debug: bool) -> tuple[int, int]:
+    """Run the worker under signals. Returns how many handlers were cut short, and how many signals came."""
+    import signal
+
+    import anyio
+
+    from streamq.logs import LogObserver
+
+    app.observe(LogObserver(), routine=debug)
+    signals = 0
+
+    async def listen() -> None:
+        nonlocal signals
+        with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as received:
+            async for number in received:
+                signals += number == signal.SIGINT
+                _on_signal(serving, signals)
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(listen)
+        async with _http(app, serving, http):
+            cancelled = await serving.run()
+        group.cancel_scope.cancel()
+    return cancelled, signals
+
+
+def _on_signal(serving: "AppWorker", interrupts: int) -> None:
+    import os
+
+    import structlog
+
+    if interrupts > HARD_EXIT_AFTER:
+        os._exit(INTERRUPTED)
+    running = serving.running()
+    hint = "press again to stop now" if interrupts == 1 else ""
+    structlog.get_logger("streamq").info(f"stopping: finishing {running} messages", **({"hint": hint} if hint else {}))
+    serving.stop()
+
+
+def _http(app: "StreamQ", serving: "AppWorker", address: str | None):  # type: ignore[no-untyped-def]
+    import contextlib
+
+    if address is None:
+        return contextlib.nullcontext()
+    from streamq.ext.http import serve_http
+
+    return serve_http(app, serving, address)
+
+
+def _exit(ended: tuple[int, int], serving: "AppWorker") -> None:
+    import os
+    import sys
+
+    cancelled, interrupts = ended
+    code = INTERRUPTED if interrupts > 1 else CUT_SHORT if cancelled else 0
+    if serving.has_busy_threads():
+        # A thread that cannot be stopped would keep the interpreter alive for as long as it likes.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    raise typer.Exit(code)
+
+
+def _seconds(text: str | None) -> float | None:
+    from streamq.core.config import parse_duration
+
+    if text is None:
+        return None
+    try:
+        return parse_duration(text)
+    except ValueError as error:
+        raise typer.BadParameter(f"--drain-timeout: {error}") from None

@@ -1,0 +1,84 @@
+"""Every error that streamq raises, and the four exceptions a handler may raise to decide its own fate."""
+
+from streamq.core.receipt import Receipt
+
+
+class StreamqError(Exception):
+    """The root of all errors raised by streamq."""
+
+
+class ConfigError(StreamqError):
+    """The configuration cannot be used. The text names the place, what is wrong and what would be right."""
+
+
+class RedisUnavailable(StreamqError):
+    """No Redis could be found or reached. The text names the ways out."""
+
+
+class InvalidMessage(StreamqError):
+    """A message that no worker could accept: refused at publish, before anything is written."""
+
+
+class MessageTooLarge(InvalidMessage):
+    """The fields of the entry together are larger than the queue's ``max_size``."""
+
+
+class QueueFull(StreamqError):
+    """The queue holds ``max_length`` messages, or Redis is out of memory, and ``on_full`` does not make room.
+
+    After ``publish_many``, ``receipts`` holds what was accepted nevertheless, None in the place of what was not.
+    """
+
+    def __init__(self, text: str, receipts: tuple[Receipt | None, ...] = ()) -> None:
+        super().__init__(text)
+        self.receipts = receipts
+
+
+class PublishUnknown(StreamqError):
+    """Redis did not answer, so the message may or may not have been accepted.
+
+    Publishing again with ``message_id=error.id`` is safe within ``seen_window`` (5 minutes by default).
+    """
+
+    def __init__(self, message_id: str, reason: str = "") -> None:
+        super().__init__(f"Redis did not confirm message {message_id}{': ' if reason else ''}{reason}")
+        self.id = message_id
+
+
+class Retry(Exception):  # noqa: N818 - a verdict, read as `raise Retry(after=5)`
+    """Raised by a handler: this attempt failed, run the message again.
+
+    Args:
+        after: seconds to wait; None leaves it to the retry policy of the queue.
+        reason: kept in the logs, and in the dead letter when this was the last attempt.
+    """
+
+    def __init__(self, after: float | None = None, reason: str = "") -> None:
+        super().__init__(reason)
+        self.after = after
+        self.reason = reason
+
+
+class Snooze(Exception):  # noqa: N818
+    """Raised by a handler: not now; run the message again after ``after`` seconds. No attempt is spent."""
+
+    def __init__(self, after: float, reason: str = "") -> None:
+        super().__init__(reason)
+        self.after = after
+        self.reason = reason
+
+
+class Reject(Exception):  # noqa: N818
+    """Raised by a handler: this message can never succeed. It becomes a dead letter now."""
+
+    def __init__(self, reason: str = "") -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+class Drop(Exception):  # noqa: N818
+    """Raised by a handler: this message is not needed any more. It is acknowledged and counted as dropped."""
+
+    def __init__(self, reason: str = "") -> None:
+        super().__init__(reason)
+        self.reason = reason

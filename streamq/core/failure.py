@@ -1,0 +1,86 @@
+"""What may be said about an error: enough to mend it, nothing that is secret.
+
+Local variables are never shown: they hold payloads, keys and tokens.
+"""
+
+import re
+import sys
+import traceback
+from types import TracebackType
+from typing import NamedTuple
+
+MAX_ERROR = 2048  # bytes of `error` in a dead letter
+MAX_TRACEBACK = 8192  # bytes of `traceback` in a dead letter
+
+_SECRETS = (
+    (re.compile(r"(?<=://)[^\s/@]*@"), "***@"),  # credentials in a URL
+    (
+        re.compile(
+            r"(?i)((?:password|passwd|secret|token|api[_-]?key|authorization|credential)s?[\"']?\s*[=:]\s*)"
+            r"(?:bearer\s+|basic\s+)?(\"[^\"]*\"|'[^']*'|[^\s,;&)}\]]+)"
+        ),
+        r"\1***",
+    ),
+    (re.compile(r"(?i)\b(bearer|basic)\s+[A-Za-z0-9._~+/=-]{8,}"), r"\1 ***"),
+)
+
+
+class Failure(NamedTuple):
+    """An error, fit to be stored and logged.
+
+    Attributes:
+        error: type and message, scrubbed, at most 2 KiB.
+        traceback: its frames and causes, at most 8 KiB, the innermost kept.
+        fingerprint: error type and the innermost frame of the app.
+    """
+
+    error: str
+    traceback: str
+    fingerprint: str
+
+
+def describe(error: BaseException) -> Failure:
+    """Say what happened without saying what was in it."""
+    kind = type(error).__name__
+    text = clip(scrub(f"{kind}: {error}" if str(error) else kind), MAX_ERROR)
+    frames = "".join(traceback.format_exception(error)) if error.__traceback__ else ""
+    return Failure(text, clip(scrub(frames), MAX_TRACEBACK, keep_end=True), _fingerprint(kind, error.__traceback__))
+
+
+def scrub(text: str) -> str:
+    """Take out what looks like a credential."""
+    for pattern, replacement in _SECRETS:
+        text = pattern.sub(replacement, text)
+    return text
+
+
+def clip(text: str, limit: int, *, keep_end: bool = False) -> str:
+    """Cut text to a number of UTF-8 bytes.
+
+    Args:
+        text: what to cut.
+        limit: bytes of the result at most.
+        keep_end: cut at the front instead of the end.
+    """
+    raw = text.encode(errors="replace")
+    if len(raw) <= limit:
+        return raw.decode()
+    mark = "…"
+    room = limit - len(mark.encode())
+    part = (raw[-room:] if keep_end else raw[:room]).decode(errors="ignore")
+    return mark + part if keep_end else part + mark
+
+
+def _fingerprint(kind: str, frames: TracebackType | None) -> str:
+    place = ""
+    while frames is not None:
+        code, module = frames.tb_frame.f_code, frames.tb_frame.f_globals.get("__name__", "?")
+        if not place or _of_the_app(module, code.co_filename):
+            place = f"{module}.{code.co_qualname}"
+        frames = frames.tb_next
+    return f"{kind} {place}".strip()
+
+
+def _of_the_app(module: str, filename: str) -> bool:
+    root = module.partition(".")[0]
+    return root != "streamq" and root not in sys.stdlib_module_names and "site-packages" not in filename

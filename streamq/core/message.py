@@ -1,0 +1,191 @@
+"""What travels: a message as its publisher made it, a raw entry of a stream, and one delivery of it to a worker.
+
+The bytes are those of the protocol: an entry is a flat list of fields that any language can write with one XADD.
+The signed fields never change after publishing; the counters beside them are advisory.
+"""
+
+import os
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Annotated, Any
+
+import msgspec
+
+from streamq.core.config import HARD_MAX_SIZE, LEVELS, Level
+from streamq.core.errors import InvalidMessage
+
+PRIORITY_OF: dict[str, bytes] = {level: b"%d" % number for number, level in enumerate(LEVELS, start=1)}
+LEVEL_OF: dict[bytes, Level] = {b"%d" % number: level for number, level in enumerate(LEVELS, start=1)}
+
+SIGNED_FIELDS = (b"id", b"queue", b"priority", b"payload", b"metadata")
+_ID = re.compile(rb"[A-Za-z0-9_.:-]{1,128}")
+_COUNTER = re.compile(rb"[0-9]{1,16}")
+
+Count = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
+
+
+class Metadata(msgspec.Struct, frozen=True, omit_defaults=True):
+    """The signed circumstances of a message. Every member may be absent; unknown ones are ignored.
+
+    Args:
+        created_at: when it was published.
+        created_by: who published it.
+        correlation_id: ties together the messages of one business case.
+        max_retries: retries after the first run; None leaves it to the handler and the queue.
+        delay_until: not to be run before this time.
+        timeout: time limit of one run, in milliseconds.
+        expires_at: not to be run after this time.
+        headers: trace context and the user's own values.
+    """
+
+    created_at: datetime | None = None
+    created_by: str | None = None
+    correlation_id: str | None = None
+    max_retries: Count | None = None
+    delay_until: datetime | None = None
+    timeout: Count | None = None
+    expires_at: datetime | None = None
+    headers: dict[str, Any] | None = None
+
+
+class Message(msgspec.Struct, frozen=True, gc=False):
+    """A verified message, as a handler sees it in ``ctx.message``.
+
+    Args:
+        id: the message's own id, the same over every retry.
+        queue: the queue it was published to.
+        priority: its level inside the queue.
+        type: names the handler.
+        payload: the JSON bytes as they were signed.
+        metadata: the signed circumstances.
+        retry_count: how often a handler has failed on it so far.
+        deliveries: how often a worker vanished with it so far.
+        key_id: the key that signed it; None when unsigned.
+    """
+
+    id: str
+    queue: str
+    priority: Level
+    type: str
+    payload: bytes
+    metadata: Metadata
+    retry_count: int
+    deliveries: int
+    key_id: str | None
+
+
+@dataclass(slots=True, eq=False)
+class Delivery:
+    """One hand-over of an entry to this worker. The entry is not trusted yet.
+
+    ``token`` is times_delivered at hand-over: together with our name as its consumer it proves that the entry is
+    still ours. The lower fields belong to the runtime while the delivery is in flight.
+    """
+
+    queue: str
+    level: Level
+    entry_id: str
+    fields: Mapping[bytes, bytes]
+    token: int
+    size: int
+    doubled: bool = False  # a field name was given twice: nobody can say which one was meant
+    losses: int = 0  # workers that vanished while holding it: `deliveries` + times_delivered - 1
+    started_at: float = 0.0  # monotonic; 0 while it waits for its turn
+    deadline: float = float("inf")  # monotonic
+    lost: bool = False  # another worker owns it now
+    settling: bool = False  # its outcome is on its way to Redis
+
+    @property
+    def key(self) -> tuple[Level, str]:
+        """What names an entry inside its queue: entry ids are unique in one stream only."""
+        return (self.level, self.entry_id)
+
+    @property
+    def message_id(self) -> str:
+        """The message's id, or the one that stands for an absent or unusable one."""
+        raw = self.fields.get(b"id")
+        if raw is not None and _ID.fullmatch(raw):
+            return raw.decode()
+        return f"e{self.level}-{self.entry_id}"
+
+    def counter(self, name: bytes) -> int:
+        """An unsigned counter of the entry; whatever is not a plain number counts as 0."""
+        raw = self.fields.get(name)
+        return int(raw) if raw is not None and _COUNTER.fullmatch(raw) else 0
+
+
+def delivery_from(
+    queue: str, level: Level, entry_id: bytes, flat: Sequence[bytes], token: int = 1, *, losses: int | None = None
+) -> Delivery:
+    """Take a raw entry as Redis returns it.
+
+    Args:
+        queue: the queue whose stream it came from.
+        level: the level of that stream.
+        entry_id: the stream's id of the entry.
+        flat: name, value, name, value ...
+        token: times_delivered of the pending entry.
+        losses: workers lost with it so far, where the caller knows better than the entry itself.
+    """
+    names = iter(flat)
+    fields = dict(zip(names, names, strict=True))
+    delivery = Delivery(
+        queue, level, entry_id.decode(), fields, token, size=sum(map(len, flat)), doubled=2 * len(fields) != len(flat)
+    )
+    delivery.losses = delivery.counter(b"deliveries") + token - 1 if losses is None else losses
+    return delivery
+
+
+@dataclass(slots=True)
+class Draft:
+    """A message on its way out: final bytes, and what the publish script needs to know beside them.
+
+    Args:
+        id: the message id, made before the first try so that a repeated try is recognised.
+        level: the stream it goes to.
+        fields: name, value, name, value ... of the entry.
+        delay_ms: milliseconds from now, by the clock of Redis; 0 = at once.
+        due_ms: absolute milliseconds since the epoch instead of ``delay_ms``; 0 = not given.
+        idempotency_key: a later message with the same key is not accepted.
+    """
+
+    id: str
+    level: Level
+    fields: list[bytes]
+    delay_ms: int = 0
+    due_ms: int = 0
+    idempotency_key: str | None = None
+    size: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.size = sum(map(len, self.fields))
+
+
+def new_message_id(now_ms: int) -> str:
+    """``msg_`` and a UUIDv7 (RFC 9562, 5.7): ids sort by the time they were made.
+
+    Args:
+        now_ms: milliseconds since the epoch.
+    """
+    value = bytearray(now_ms.to_bytes(6) + os.urandom(10))
+    value[6] = value[6] & 0x0F | 0x70
+    value[8] = value[8] & 0x3F | 0x80
+    return f"msg_{value.hex()}"
+
+
+def check_message_id(message_id: str) -> str:
+    """Return the id when others may use it.
+
+    Raises:
+        InvalidMessage: it has other characters than the protocol allows, or too many.
+    """
+    if not _ID.fullmatch(message_id.encode()):
+        raise InvalidMessage(f"message id {message_id!r}: 1 to 128 characters of A-Z a-z 0-9 _ . : - are allowed")
+    return message_id
+
+
+def pack_fields(flat: Iterable[bytes]) -> bytes:
+    """Write fields as netstrings (``LEN:BYTES,``), the form that unreadable entries are kept in."""
+    return b"".join(b"%d:%b," % (len(part), part) for part in flat)

@@ -1,0 +1,243 @@
+"""The one place that decides an outcome: ``admit`` before the handler, ``conclude`` after it. Pure."""
+
+from datetime import UTC, datetime
+from typing import Any, NamedTuple
+
+from streamq.core import codec, errors
+from streamq.core.backoff import retry_delay
+from streamq.core.classify import ErrorClass, classify
+from streamq.core.config import ErrorRules, QueueConfig
+from streamq.core.failure import Failure, describe
+from streamq.core.message import _ID, HARD_MAX_SIZE, LEVEL_OF, Delivery, Message, Metadata
+from streamq.core.outcome import Ack, DeadLetter, Outcome, Reason, Retry, Wait
+from streamq.core.registry import Handler, Registry
+from streamq.core.signing import KeyRing, key_id_of
+
+# A type or key that nobody knows is tried again after 5 s at first, then at half its age, at most each minute.
+HOLD_FIRST_MS, HOLD_LONGEST_MS = 5_000, 60_000
+
+
+class Admission(NamedTuple):
+    """A delivery that may run: what, by whom, with which arguments."""
+
+    message: Message
+    handler: Handler
+    arguments: dict[str, Any]
+
+
+class WorkerDied(Exception):  # noqa: N818 - not an error of the handler: its process is gone
+    """The child process that ran a handler alone died."""
+
+
+def admit(
+    delivery: Delivery, config: QueueConfig, keys: KeyRing, registry: Registry, now_ms: int
+) -> Admission | Outcome:
+    """Decide whether a delivery may run. Nothing is decoded before its signature holds.
+
+    Args:
+        delivery: what came from the stream.
+        config: its queue's configuration, ``signing`` resolved.
+        keys: all keys of this process.
+        registry: the app's handlers.
+        now_ms: milliseconds since the epoch by the clock of Redis.
+    """
+    refusal = _refusal(delivery, config, keys)
+    if refusal is Reason.UNKNOWN_KEY:
+        return _hold(delivery, refusal, config.unknown_key_timeout, now_ms, "no worker here has the key that signed it")
+    if refusal is not None:
+        return _dead(delivery, refusal)
+    fields = delivery.fields
+    try:
+        metadata = codec.decode_metadata(fields[b"metadata"]) if b"metadata" in fields else Metadata()
+        if (late := _expired(metadata, config, now_ms)) is not None:
+            return _dead(delivery, Reason.EXPIRED, late)
+        if (wait_ms := _foreign_delay(delivery, metadata, now_ms)) > 0:
+            return _wait(delivery, Wait.HELD, wait_ms, held_since=0)
+        message_type = codec.decode_type(fields[b"payload"])
+    except codec.DECODE_ERRORS as error:
+        return _dead(delivery, Reason.MALFORMED, describe(error).error)
+    handler = registry.resolve(delivery.queue, message_type)
+    if handler is None:
+        text = f"no handler for type {message_type!r}"
+        return _hold(delivery, Reason.UNKNOWN_TYPE, config.unknown_type_timeout, now_ms, text)
+    try:
+        arguments = handler.binding.arguments(fields[b"payload"])
+    except codec.DECODE_ERRORS as error:
+        return _dead(delivery, Reason.SCHEMA, describe(error).error)
+    return Admission(_message(delivery, message_type, metadata), handler, arguments)
+
+
+def conclude(error: BaseException | None, admission: Admission, delivery: Delivery, config: QueueConfig,
+             rules: ErrorRules) -> Outcome:  # fmt: skip
+    """Decide what becomes of a message whose handler came to its end.
+
+    Args:
+        error: what the handler raised; None when it returned.
+        admission: what ran.
+        delivery: the delivery it ran for.
+        config: its queue's configuration.
+        rules: the configured classification of errors.
+    """
+    match error:
+        case None:
+            return Ack()
+        case errors.Drop():
+            return Ack(dropped=True)
+        case errors.Snooze(after=after):
+            return _wait(delivery, Wait.SNOOZED, round(after * 1000), deliveries=0)
+        case WorkerDied():
+            return _died_alone(delivery, describe(error))
+    failure = describe(error)
+    if isinstance(error, errors.Reject) or not _retries(error, admission.handler, rules):
+        return _dead(delivery, Reason.REJECTED, *failure)
+    retry_count = admission.message.retry_count
+    if retry_count >= retry_limit(admission, config):
+        last = Reason.TIMEOUT if isinstance(error, HandlerTimeout) else Reason.MAX_RETRIES
+        return _dead(delivery, last, *failure)
+    wait = error.after if isinstance(error, errors.Retry) else None
+    if wait is None:
+        wait = retry_delay(
+            retry_count, base=config.retry_delay, exponential=config.exponential_backoff, cap=config.max_retry_delay
+        )
+    # A failure is not a loss: the handler came to its end, so `deliveries` begins again at 0.
+    return Retry(Wait.RETRIED, round(wait * 1000), retry_count + 1, deliveries=0, error=failure.error)
+
+
+class HandlerTimeout(TimeoutError):
+    """A handler ran into its time limit."""
+
+
+def retry_limit(admission: Admission, config: QueueConfig) -> int:
+    """Retries after the first run: what the message says, else the handler, else the queue."""
+    for limit in (admission.message.metadata.max_retries, admission.handler.max_retries):
+        if limit is not None:
+            return limit
+    return config.max_retries
+
+
+def time_limit(admission: Admission, config: QueueConfig) -> float:
+    """Seconds one run may take: the smallest of what the message, the handler and the queue allow."""
+    limits = [config.ack_timeout]
+    if admission.handler.timeout is not None:
+        limits.append(admission.handler.timeout)
+    if admission.message.metadata.timeout is not None:
+        limits.append(admission.message.metadata.timeout / 1000)
+    return min(limits)
+
+
+def release_suspect(delivery: Delivery, delay_ms: int) -> Retry:
+    """A suspect that cannot be run alone now comes back later, its losses remembered."""
+    return _wait(delivery, Wait.SUSPECT, delay_ms)
+
+
+def _refusal(delivery: Delivery, config: QueueConfig, keys: KeyRing) -> Reason | None:
+    fields = delivery.fields
+    if delivery.size > min(config.max_size, HARD_MAX_SIZE):
+        return Reason.TOO_LARGE
+    signed = b"signature" in fields
+    if delivery.doubled or not _well_formed(delivery, signed=signed):
+        return Reason.MALFORMED
+    if fields.get(b"queue", delivery.queue.encode()) != delivery.queue.encode():
+        return Reason.WRONG_QUEUE
+    if LEVEL_OF.get(fields.get(b"priority", b""), delivery.level) != delivery.level:
+        return Reason.WRONG_QUEUE
+    if signed:
+        return keys.verify(delivery.queue, fields)
+    return Reason.UNSIGNED if config.signing == "required" else None
+
+
+def _well_formed(delivery: Delivery, *, signed: bool) -> bool:
+    fields = delivery.fields
+    if signed and not (b"id" in fields and b"queue" in fields and b"priority" in fields):
+        return False  # the signature covers them, so they cannot be filled in
+    if b"id" in fields and not _ID.fullmatch(fields[b"id"]):
+        return False
+    return b"payload" in fields and fields.get(b"priority", b"1") in LEVEL_OF
+
+
+def _message(delivery: Delivery, message_type: str, metadata: Metadata) -> Message:
+    signature = delivery.fields.get(b"signature")
+    return Message(
+        id=delivery.message_id,
+        queue=delivery.queue,
+        priority=delivery.level,
+        type=message_type,
+        payload=delivery.fields[b"payload"],
+        metadata=metadata,
+        retry_count=delivery.counter(b"retry_count"),
+        deliveries=delivery.losses,
+        key_id=key_id_of(signature) if signature is not None else None,
+    )
+
+
+def _milliseconds(moment: datetime) -> int:
+    aware = moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)
+    return round(aware.timestamp() * 1000)
+
+
+def _expired(metadata: Metadata, config: QueueConfig, now_ms: int) -> str | None:
+    if metadata.expires_at is not None and _milliseconds(metadata.expires_at) <= now_ms:
+        return f"expired at {metadata.expires_at.isoformat()}"
+    if config.max_age is not None and metadata.created_at is not None:
+        age = (now_ms - _milliseconds(metadata.created_at)) / 1000
+        if age > config.max_age:
+            return f"{age:.0f} s old, max_age is {config.max_age:.0f} s"
+    return None
+
+
+def _foreign_delay(delivery: Delivery, metadata: Metadata, now_ms: int) -> int:
+    """Milliseconds that a plain XADD asked to wait for. Whoever was promoted carries `deliveries`: it has waited."""
+    if metadata.delay_until is None or b"deliveries" in delivery.fields:
+        return 0
+    return _milliseconds(metadata.delay_until) - now_ms
+
+
+def _retries(error: BaseException, handler: Handler, rules: ErrorRules) -> bool:
+    if isinstance(error, errors.Retry | HandlerTimeout):
+        return True
+    if isinstance(error, handler.never_retry):
+        return False
+    if isinstance(error, handler.retry_on):
+        return True
+    return classify(error, rules) in (ErrorClass.TRANSIENT, ErrorClass.RETRYABLE)
+
+
+def _died_alone(delivery: Delivery, failure: Failure) -> Outcome:
+    alone = delivery.counter(b"alone") + 1
+    if alone >= 2:
+        return _dead(delivery, Reason.POISON, *failure)
+    return Retry(
+        Wait.SUSPECT, 1_000, delivery.counter(b"retry_count"), max(2, delivery.losses + 1), alone=alone,
+        error=failure.error,
+    )  # fmt: skip
+
+
+def _hold(delivery: Delivery, reason: Reason, limit: float, now_ms: int, text: str) -> Outcome:
+    since = delivery.counter(b"held_since") or now_ms
+    held = now_ms - since
+    left = round(limit * 1000) - held
+    if left <= 0:
+        return _dead(delivery, reason, text)
+    delay = min(HOLD_LONGEST_MS, max(HOLD_FIRST_MS, held // 2), left)
+    return _wait(delivery, Wait.HELD, delay, held_since=since, error=text)
+
+
+def _wait(
+    delivery: Delivery, why: Wait, delay_ms: int, *, deliveries: int | None = None, held_since: int | None = None,
+    error: str = "",
+) -> Retry:  # fmt: skip
+    return Retry(
+        why,
+        max(0, delay_ms),
+        delivery.counter(b"retry_count"),
+        delivery.losses if deliveries is None else deliveries,
+        delivery.counter(b"held_since") if held_since is None else held_since,
+        delivery.counter(b"alone"),
+        error,
+    )
+
+
+def _dead(
+    delivery: Delivery, reason: Reason, error: str = "", traceback: str = "", fingerprint: str = ""
+) -> DeadLetter:
+    return DeadLetter(reason, error, traceback, fingerprint, delivery.counter(b"retry_count"))

@@ -1,0 +1,160 @@
+"""Signatures: who may ask this worker for work.
+
+HMAC-SHA256 over the exact bytes of the signed fields. The key of a queue is derived from the secret and the queue's
+name, so a message that is moved to another queue does not verify there, and a producer can be given the key of one
+queue alone. Nothing here decodes a payload.
+"""
+
+import base64
+import binascii
+import hashlib
+import hmac
+import re
+from collections.abc import Mapping
+from typing import Final, Literal
+
+from streamq.core.errors import ConfigError
+from streamq.core.message import SIGNED_FIELDS
+from streamq.core.outcome import Reason
+
+State = Literal["active", "accepted", "revoked"]
+
+MIN_SECRET: Final = 32  # bytes; the block that HMAC-SHA256 gains no strength beyond
+_KEY_ID = re.compile(r"[A-Za-z0-9_-]{1,32}")
+_STATES: Final = ("active", "accepted", "revoked")
+
+
+class SigningKey:
+    """One named secret and what it may still be used for.
+
+    Args:
+        key_id: the name that signatures carry.
+        state: `active` signs and verifies, `accepted` verifies, `revoked` is refused.
+        secret: at least 32 bytes: the root secret, or the key of one queue already derived from it.
+        queue: the one queue that ``secret`` was derived for; None for a root secret.
+    """
+
+    __slots__ = ("_by_queue", "_secret", "key_id", "queue", "state")
+
+    def __init__(self, key_id: str, state: State, secret: bytes, queue: str | None = None) -> None:
+        self.key_id, self.state, self.queue = key_id, state, queue
+        self._secret = secret
+        self._by_queue: dict[str, bytes] = {}
+
+    def __repr__(self) -> str:
+        scope = f"@{self.queue}" if self.queue else ""
+        return f"<SigningKey {self.key_id}{scope} {self.state}>"  # never the secret
+
+    def covers(self, queue: str) -> bool:
+        """Whether this key may speak for ``queue``."""
+        return self.queue is None or self.queue == queue
+
+    def signature(self, queue: str, fields: Mapping[bytes, bytes]) -> bytes:
+        """The ``signature`` field of an entry with these fields."""
+        key = self._by_queue.get(queue)
+        if key is None:
+            key = self._secret if self.queue is not None else derive(self._secret, queue)
+            self._by_queue[queue] = key
+        parts = [b"streamq.v1"]
+        for part in (self.key_id.encode(), *(fields.get(name, b"") for name in SIGNED_FIELDS)):
+            parts += (len(part).to_bytes(4), part)
+        mac = hmac.digest(key, b"".join(parts), hashlib.sha256)
+        return b"v1,%b,%b" % (self.key_id.encode(), base64.urlsafe_b64encode(mac).rstrip(b"="))
+
+
+def derive(secret: bytes, queue: str) -> bytes:
+    """The key of one queue."""
+    return hmac.digest(secret, b"streamq.v1.sign." + queue.encode(), hashlib.sha256)
+
+
+class KeyRing:
+    """All keys that this process knows.
+
+    Args:
+        keys: in the order of the configuration; the first active one that covers a queue signs for it.
+
+    Raises:
+        ConfigError: two keys share an id and a queue.
+    """
+
+    def __init__(self, keys: tuple[SigningKey, ...] = ()) -> None:
+        self.keys = keys
+        self._by_name: dict[tuple[str, str | None], SigningKey] = {}
+        for key in keys:
+            if (key.key_id, key.queue) in self._by_name:
+                raise ConfigError(f"signing keys: the id {key.key_id!r} is given twice; every key needs its own")
+            self._by_name[key.key_id, key.queue] = key
+
+    def __bool__(self) -> bool:
+        return bool(self.keys)
+
+    def __repr__(self) -> str:
+        return f"<KeyRing {list(self.keys)}>"
+
+    @classmethod
+    def parse(cls, text: str) -> "KeyRing":
+        """Read ``KEYID:STATE:BASE64`` entries, separated by commas or line ends.
+
+        Args:
+            text: the value of STREAMQ_SIGNING_KEYS, or the contents of the file.
+
+        Raises:
+            ConfigError: an entry is malformed. The text names the entry by its number, never by its content.
+        """
+        entries = [entry.strip() for entry in text.replace("\n", ",").split(",")]
+        return cls(tuple(_parse_key(entry, n) for n, entry in enumerate(filter(None, entries), start=1)))
+
+    def signer(self, queue: str) -> SigningKey | None:
+        """The key that signs what is published to ``queue``; None when there is no active one."""
+        return next((key for key in self.keys if key.state == "active" and key.covers(queue)), None)
+
+    def verify(self, queue: str, fields: Mapping[bytes, bytes]) -> Reason | None:
+        """Check the signature of an entry that carries one.
+
+        Exactly one key is tried, the one that the signature names: no oracle, no downgrade.
+
+        Returns:
+            None when it holds, else why it does not.
+        """
+        signature = fields[b"signature"]
+        version, _, rest = signature.partition(b",")
+        name, _, _ = rest.partition(b",")
+        if version != b"v1" or not _KEY_ID.fullmatch(key_id := name.decode("ascii", "replace")):
+            return Reason.BAD_SIGNATURE
+        key = self._by_name.get((key_id, queue)) or self._by_name.get((key_id, None))
+        if key is None:
+            return Reason.UNKNOWN_KEY
+        if key.state == "revoked":
+            return Reason.REVOKED_KEY
+        # Compared as text: base64 with other trailing bits decodes to the same MAC but is not the same signature.
+        return None if hmac.compare_digest(signature, key.signature(queue, fields)) else Reason.BAD_SIGNATURE
+
+
+def key_id_of(signature: bytes) -> str:
+    """The key id that a verified signature names."""
+    return signature.split(b",", 2)[1].decode()
+
+
+def _parse_key(entry: str, number: int) -> SigningKey:
+    where = f"signing keys, entry {number}"
+    parts = entry.split(":")
+    if len(parts) != 3:
+        raise ConfigError(f"{where}: expected KEYID:STATE:BASE64, like k1:active:…; `streamq keys generate` makes one")
+    name, state, secret_text = parts
+    key_id, _, queue = name.partition("@")
+    if not _KEY_ID.fullmatch(key_id):
+        raise ConfigError(f"{where}: a key id has 1 to 32 characters of A-Z a-z 0-9 _ -")
+    if state not in _STATES:
+        raise ConfigError(f"{where}: state {state!r} should be one of {', '.join(_STATES)}")
+    return SigningKey(key_id, state, _decode_secret(secret_text, where), queue or None)  # type: ignore[arg-type]
+
+
+def _decode_secret(text: str, where: str) -> bytes:
+    plain = text.rstrip("=").replace("-", "+").replace("_", "/")
+    try:
+        secret = base64.b64decode(plain + "=" * (-len(plain) % 4), validate=True)
+    except (binascii.Error, ValueError):
+        raise ConfigError(f"{where}: the secret is not base64") from None
+    if len(secret) < MIN_SECRET:
+        raise ConfigError(f"{where}: the secret has {len(secret)} bytes; at least {MIN_SECRET} are needed")
+    return secret

@@ -1,0 +1,157 @@
+"""Decorating functions: what ``@app.handler`` returns, and how a decorated function publishes itself."""
+
+import functools
+import inspect
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from datetime import datetime, timedelta
+from typing import Any, Concatenate, ParamSpec, Protocol, TypedDict, TypeVar, Unpack, cast, overload
+
+from streamq.core.codec import bind
+from streamq.core.config import Level
+from streamq.core.context import Context
+from streamq.core.errors import InvalidMessage, StreamqError
+from streamq.core.receipt import Receipt
+from streamq.core.registry import ErrorTypes, Executor, Handler, Registry
+from streamq.publisher import OPTION_NAMES
+
+Call = ParamSpec("Call")
+Payload = ParamSpec("Payload")
+Result_co = TypeVar("Result_co", covariant=True)
+Result = TypeVar("Result")
+
+Send = Callable[[str, bytes, Mapping[str, Any]], Awaitable[Receipt]]
+
+
+class PublishOptions(TypedDict, total=False):
+    """What may be said about a message beside its payload; see ``streamq.publisher.Options``."""
+
+    priority: Level
+    delay: float | timedelta
+    delay_until: datetime
+    max_retries: int
+    timeout: float | timedelta
+    expires: float | timedelta | datetime
+    correlation_id: str
+    created_by: str
+    headers: Mapping[str, Any]
+    idempotency_key: str
+    message_id: str
+
+
+class HandlerOptions(PublishOptions, total=False):
+    """What may be said when a handler publishes itself: also which of its queues."""
+
+    queue: str
+
+
+class Publishing(Protocol[Payload]):
+    """A handler with options chosen, ready to publish."""
+
+    async def publish(self, *args: Payload.args, **kwargs: Payload.kwargs) -> Receipt:
+        """Publish a call of the handler."""
+
+
+class HandlerFunction(Protocol[Call, Payload, Result_co]):
+    """A decorated function: still itself, and able to publish calls of itself."""
+
+    def __call__(self, *args: Call.args, **kwargs: Call.kwargs) -> Result_co:
+        """Run the function here and now, without Redis: for tests."""
+
+    async def publish(self, *args: Payload.args, **kwargs: Payload.kwargs) -> Receipt:
+        """Publish a call of this handler to its queue."""
+
+    def options(self, **options: Unpack[HandlerOptions]) -> Publishing[Payload]:
+        """Choose options for the next ``publish``."""
+
+
+class HandlerDecorator(Protocol):
+    """What ``@app.handler(...)`` is. A ``Context`` that comes first is known not to be part of the payload."""
+
+    @overload
+    def __call__(
+        self, function: Callable[Concatenate[Context, Payload], Result]
+    ) -> HandlerFunction[Concatenate[Context, Payload], Payload, Result]: ...
+    @overload
+    def __call__(self, function: Callable[Payload, Result]) -> HandlerFunction[Payload, Payload, Result]: ...
+
+
+def decorator(
+    registry: Registry, send: Send, queues: Sequence[str], *, type: str | None, executor: Executor | None,
+    timeout: float | None, max_retries: int | None, retry_on: ErrorTypes, never_retry: ErrorTypes,
+    publish_options: Mapping[str, Any],
+) -> HandlerDecorator:  # fmt: skip
+    """Make the decorator that registers one handler.
+
+    Args:
+        registry: where to.
+        send: publishes JSON bytes to a queue.
+        queues: the queues it handles; publishing goes to the first.
+        type: the type it handles; the function's name by default.
+        executor: where it runs; by default coroutines on the loop and everything else in a thread.
+        timeout, max_retries, retry_on, never_retry: see ``StreamQ.handler``.
+        publish_options: defaults of ``publish``.
+    """
+    check_option_names(publish_options)
+
+    def decorate(function: Callable[..., Any]) -> Any:
+        handler = Handler(
+            type=type or function.__name__,
+            queues=tuple(queues),
+            function=function,
+            binding=bind(function),
+            executor=_executor(function, executor),
+            timeout=timeout,
+            max_retries=max_retries,
+            retry_on=retry_on,
+            never_retry=never_retry,
+            publish_options=dict(publish_options),
+        )
+        if handler.executor == "process" and handler.binding.context is not None:
+            raise StreamqError(
+                f"handler {handler.type}: it runs in a child process, which has no Context; take that parameter away"
+            )
+        registry.add(handler)
+        # The function stays what it is: it can be called, awaited, pickled by name and looked at with inspect.
+        decorated = cast(Any, function)
+        decorated.publish = functools.partial(_publish, handler, send, {})
+        decorated.options = functools.partial(_Chosen, handler, send)
+        return function
+
+    return cast(HandlerDecorator, decorate)
+
+
+def check_option_names(options: Mapping[str, Any]) -> None:
+    """Refuse what is no option of ``publish``.
+
+    Raises:
+        InvalidMessage: it names the unknown one and those that exist.
+    """
+    unknown = sorted(set(options) - set(OPTION_NAMES))
+    if unknown:
+        raise InvalidMessage(f"no such option: {', '.join(unknown)}; there are {', '.join(OPTION_NAMES)}")
+
+
+class _Chosen:
+    def __init__(self, handler: Handler, send: Send, **options: Any) -> None:
+        check_option_names({name: value for name, value in options.items() if name != "queue"})
+        self.publish = functools.partial(_publish, handler, send, options)
+
+
+async def _publish(handler: Handler, send: Send, chosen: Mapping[str, Any], /, *args: Any, **kwargs: Any) -> Receipt:
+    options = {**handler.publish_options, **chosen}
+    queue = options.pop("queue", handler.queues[0])
+    if handler.is_pattern and "type" not in kwargs:
+        raise InvalidMessage(
+            f"{handler.type} handles many types: publish one by name, app.publish({queue!r}, {{'type': ...}})"
+        )
+    return await send(queue, handler.binding.payload(handler.type, args, kwargs), options)
+
+
+def _executor(function: Callable[..., Any], wanted: Executor | None) -> Executor:
+    is_async = inspect.iscoroutinefunction(function)
+    if wanted is None:
+        return "async" if is_async else "thread"
+    if is_async != (wanted == "async"):
+        hint = "a coroutine function runs on the event loop" if is_async else "only a coroutine function can be async"
+        raise StreamqError(f"handler {function.__qualname__}: executor={wanted!r} does not fit; {hint}")
+    return wanted

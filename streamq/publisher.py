@@ -1,0 +1,323 @@
+"""Publishing: build, sign, offer. What is published in one turn of the loop to one queue goes out as one call."""
+
+import asyncio
+import dataclasses
+import socket
+import time
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from streamq.core import codec
+from streamq.core.backoff import reconnect_delay
+from streamq.core.clock import Clock, SystemClock
+from streamq.core.config import LEVELS, Config, Level, QueueConfig
+from streamq.core.errors import InvalidMessage, MessageTooLarge, PublishUnknown, QueueFull, RedisUnavailable
+from streamq.core.events import Observers, Published
+from streamq.core.message import (
+    HARD_MAX_SIZE,
+    PRIORITY_OF,
+    Draft,
+    Metadata,
+    check_message_id,
+    new_message_id,
+)
+from streamq.core.receipt import Receipt
+from streamq.core.signing import KeyRing
+from streamq.store.connection import Connections, OutOfMemory, RedisRefused
+from streamq.store.keys import Keyspace
+from streamq.store.streams import QueueStore
+
+BATCH_ITEMS, BATCH_BYTES = 500, 1024 * 1024  # a call, so that no script blocks Redis for long
+FULL_PAUSE = 0.1  # seconds between two tries of `on_full: block`
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """What may be said about a message beside its payload.
+
+    Args:
+        priority: level inside the queue: critical, high, normal or low.
+        delay: seconds until it is due, by the clock of Redis.
+        delay_until: when it is due, instead of ``delay``.
+        max_retries: retries after the first run.
+        timeout: seconds one run may take.
+        expires: seconds, or the time, after which it is not run any more.
+        correlation_id: ties together the messages of one case.
+        created_by: who publishes; the host's name by default.
+        headers: values of your own, and trace context.
+        idempotency_key: a second message with the same key is not accepted for ``idempotency_window``.
+        message_id: an id of your own; repeating it within ``seen_window`` adds nothing.
+    """
+
+    priority: Level = "normal"
+    delay: float | timedelta | None = None
+    delay_until: datetime | None = None
+    max_retries: int | None = None
+    timeout: float | timedelta | None = None
+    expires: float | timedelta | datetime | None = None
+    correlation_id: str | None = None
+    created_by: str | None = None
+    headers: Mapping[str, Any] | None = None
+    idempotency_key: str | None = None
+    message_id: str | None = None
+
+
+OPTION_NAMES = tuple(field.name for field in dataclasses.fields(Options))
+
+
+class Publisher:
+    """Puts messages into queues.
+
+    Args:
+        connections: how to reach Redis.
+        keyspace: how keys are spelled.
+        config: the queues.
+        keys: the signing keys.
+        observers: who is told.
+        clock: this machine's.
+    """
+
+    def __init__(
+        self, connections: Connections, keyspace: Keyspace, config: Config, keys: KeyRing, *,
+        observers: Observers | None = None, clock: Clock | None = None,
+    ) -> None:  # fmt: skip
+        self._connections, self._keyspace, self._config, self._keys = connections, keyspace, config, keys
+        self._observers = observers or Observers()
+        self._clock = clock or SystemClock()
+        self._created_by = socket.gethostname()
+        self._outboxes: dict[str, _Outbox] = {}
+
+    async def publish(self, queue: str, payload: bytes, options: Options) -> Receipt:
+        """Publish one message.
+
+        Args:
+            queue: where to.
+            payload: JSON bytes of an object with a ``type``.
+            options: what else there is to say.
+
+        Raises:
+            InvalidMessage, MessageTooLarge, QueueFull, PublishUnknown, RedisUnavailable.
+        """
+        outbox = self._outbox(queue)
+        return await outbox.offer(self.draft(outbox.config, payload, options), own_id=options.message_id is None)
+
+    async def publish_many(self, queue: str, payloads: Sequence[bytes], options: Options) -> list[Receipt]:
+        """Publish messages that share their options, in as few calls as possible.
+
+        Raises:
+            QueueFull: some did not fit; its ``receipts`` tell which did.
+            InvalidMessage, MessageTooLarge: one is unusable; then none was published.
+            PublishUnknown, RedisUnavailable: of the first that met it.
+        """
+        outbox = self._outbox(queue)
+        drafts = [self.draft(outbox.config, payload, options) for payload in payloads]
+        offers = (outbox.offer(draft, own_id=True) for draft in drafts)
+        results = await asyncio.gather(*offers, return_exceptions=True)
+        full = [result for result in results if isinstance(result, QueueFull)]
+        for result in results:
+            if isinstance(result, BaseException) and not isinstance(result, QueueFull):
+                raise result
+        receipts = [result for result in results if isinstance(result, Receipt)]
+        if full:
+            kept = tuple(result if isinstance(result, Receipt) else None for result in results)
+            raise QueueFull(f"{len(full)} of {len(drafts)} messages were not accepted: {full[0]}", kept)
+        return receipts
+
+    def draft(self, config: QueueConfig, payload: bytes, options: Options) -> Draft:
+        """Build and sign a message. Pure: nothing is sent.
+
+        Raises:
+            InvalidMessage: an option is unusable.
+            MessageTooLarge: the entry has more bytes than the queue takes.
+        """
+        _check(options)
+        now = self._clock.time()
+        message_id = check_message_id(options.message_id) if options.message_id else new_message_id(round(now * 1000))
+        delay = _seconds(options.delay) or 0.0
+        fields = {
+            b"id": message_id.encode(),
+            b"queue": config.name.encode(),
+            b"priority": PRIORITY_OF[options.priority],
+            b"payload": payload,
+            b"metadata": codec.encode(self._metadata(options, now, delay)),
+        }
+        key = self._keys.signer(config.name)
+        if key is not None:
+            fields[b"signature"] = key.signature(config.name, fields)
+        flat = [part for pair in fields.items() for part in pair]
+        due_ms = round(options.delay_until.timestamp() * 1000) if options.delay_until is not None else 0
+        draft = Draft(message_id, options.priority, flat, round(delay * 1000), due_ms, options.idempotency_key)
+        limit = min(config.max_size, HARD_MAX_SIZE)
+        if draft.size > limit:
+            raise MessageTooLarge(
+                f"a message of {draft.size} bytes for {config.name}, which takes at most {limit} (max_size); "
+                f"store the data elsewhere and send a reference"
+            )
+        return draft
+
+    def _metadata(self, options: Options, now: float, delay: float) -> Metadata:
+        created = datetime.fromtimestamp(now, UTC)
+        delay_until = options.delay_until or (created + timedelta(seconds=delay) if delay else None)
+        expires = options.expires
+        expires_at = expires if isinstance(expires, datetime) or expires is None else created + _delta(expires)
+        timeout = _seconds(options.timeout)
+        return Metadata(
+            created_at=created,
+            created_by=options.created_by or self._created_by,
+            correlation_id=options.correlation_id,
+            max_retries=options.max_retries,
+            delay_until=delay_until,
+            timeout=None if timeout is None else round(timeout * 1000),
+            expires_at=expires_at,
+            headers=dict(options.headers) if options.headers else None,
+        )
+
+    def _outbox(self, queue: str) -> "_Outbox":
+        outbox = self._outboxes.get(queue)
+        if outbox is None:
+            config = self._config.queue(queue)
+            store = QueueStore(self._connections, self._keyspace, queue, config.consumer_group)
+            outbox = self._outboxes[queue] = _Outbox(store, config, self._config, self._observers)
+        return outbox
+
+
+class _Outbox:
+    """What goes to one queue: offers of one turn of the loop become one call."""
+
+    def __init__(self, store: QueueStore, config: QueueConfig, whole: Config, observers: Observers) -> None:
+        self.config = config
+        self._store, self._observers = store, observers
+        self._window_ms = round(whole.worker.seen_window * 1000)
+        self._once_ms = round(whole.worker.idempotency_window * 1000)
+        self._waiting: list[tuple[Draft, asyncio.Future[str]]] = []
+        self._sender: asyncio.Task[None] | None = None
+        self._registered = False
+
+    async def offer(self, draft: Draft, *, own_id: bool) -> Receipt:
+        """Offer a message until it is known what became of it."""
+        patience = time.monotonic() + (self.config.block_timeout if self.config.on_full == "block" else 0.0)
+        # Within half of the window an id is surely remembered, so that a repetition adds nothing.
+        give_up = time.monotonic() + self._window_ms / 2000
+        tries, failures = 0, 0
+        while True:
+            try:
+                word = await self._send(draft)
+            except RedisRefused:
+                raise
+            except RedisUnavailable as error:
+                failures += 1
+                if isinstance(error, OutOfMemory):
+                    word = "OOM"
+                elif time.monotonic() > give_up:
+                    raise PublishUnknown(draft.id, str(error)) from error
+                else:
+                    await asyncio.sleep(reconnect_delay(failures))
+                    tries += 1
+                    continue
+            if word == "OK" or (word == "DUP" and own_id and tries):
+                return Receipt(draft.id, self.config.name)
+            if word == "DUP":
+                return Receipt(draft.id, self.config.name, duplicate=True)
+            if word.startswith("IDEM "):
+                return Receipt(word[5:], self.config.name, duplicate=True)
+            if word.startswith("ERR "):
+                raise RedisUnavailable(word[4:])
+            await self._make_room(draft, word, patience)
+
+    async def _make_room(self, draft: Draft, word: str, patience: float) -> None:
+        config = self.config
+        if word == "FULL" and config.on_full == "drop_oldest":
+            if await self._store.evict(draft.level, max_length=config.max_length, wanted=1):
+                return
+        elif config.on_full == "block" and time.monotonic() < patience:
+            await asyncio.sleep(min(FULL_PAUSE, max(0.0, patience - time.monotonic())))
+            return
+        if word == "OOM":
+            raise QueueFull(f"Redis is out of memory; it did not accept a message for {config.name}")
+        raise QueueFull(
+            f"{config.name} holds {config.max_length} messages (max_length); add workers, raise max_length, or set "
+            f"on_full: block"
+        )
+
+    async def _send(self, draft: Draft) -> str:
+        loop = asyncio.get_running_loop()
+        answer: asyncio.Future[str] = loop.create_future()
+        self._waiting.append((draft, answer))
+        if self._sender is None:
+            self._sender = loop.create_task(self._send_waiting())
+        return await answer
+
+    async def _send_waiting(self) -> None:
+        try:
+            while self._waiting:
+                batch = self._next_batch()
+                await self._send_batch(batch)
+        finally:
+            self._sender = None
+
+    def _next_batch(self) -> list[tuple[Draft, asyncio.Future[str]]]:
+        size = count = 0
+        for draft, _ in self._waiting[:BATCH_ITEMS]:
+            size += draft.size
+            if count and size > BATCH_BYTES:
+                break
+            count += 1
+        batch, self._waiting = self._waiting[:count], self._waiting[count:]
+        return batch
+
+    async def _send_batch(self, batch: Sequence[tuple[Draft, asyncio.Future[str]]]) -> None:
+        answers = [answer for _, answer in batch]
+        try:
+            if not self._registered:
+                await self._store.register()
+                self._registered = True
+            words = await self._store.publish(
+                [draft for draft, _ in batch], window_ms=self._window_ms, max_length=self.config.max_length,
+                once_ms=self._once_ms,
+            )  # fmt: skip
+        except BaseException as error:
+            _settle(answers, lambda answer: answer.set_exception(error))
+            if not isinstance(error, RedisUnavailable):
+                raise
+            return
+        for answer, word in zip(answers, words, strict=True):
+            if not answer.done():  # whoever waited for it may have been cancelled
+                answer.set_result(word)
+        if self._observers.routine:
+            accepted, full = words.count("OK"), words.count("FULL")
+            duplicates = len(words) - accepted - full
+            self._observers.notify_routine(Published(self.config.name, accepted, duplicates, full))
+
+
+def _settle(answers: Sequence["asyncio.Future[str]"], how: Callable[["asyncio.Future[str]"], None]) -> None:
+    for answer in answers:
+        if not answer.done():
+            how(answer)
+
+
+def _check(options: Options) -> None:
+    if options.priority not in LEVELS:
+        raise InvalidMessage(f"priority {options.priority!r} should be one of {', '.join(LEVELS)}")
+    if options.delay is not None and options.delay_until is not None:
+        raise InvalidMessage("give delay or delay_until, not both")
+    for name in ("delay", "timeout", "expires", "max_retries"):
+        value = getattr(options, name)
+        if isinstance(value, int | float | timedelta) and not isinstance(value, bool):
+            seconds = value.total_seconds() if isinstance(value, timedelta) else value
+            if not 0 <= seconds < 10**9:
+                raise InvalidMessage(f"{name} {value!r} should be 0 or more, and less than 30 years")
+    if options.idempotency_key is not None and not 0 < len(options.idempotency_key) <= 512:
+        raise InvalidMessage("an idempotency key has 1 to 512 characters")
+    for name in ("delay_until", "expires"):
+        value = getattr(options, name)
+        if isinstance(value, datetime) and value.tzinfo is None:
+            raise InvalidMessage(f"{name} {value} needs a time zone, like datetime.now(UTC)")
+
+
+def _seconds(value: float | timedelta | None) -> float | None:
+    return value.total_seconds() if isinstance(value, timedelta) else value
+
+
+def _delta(value: float | timedelta) -> timedelta:
+    return value if isinstance(value, timedelta) else timedelta(seconds=value)

@@ -1,0 +1,302 @@
+"""Dispatch: delivery -> outcome. Verify, decode, resolve, middleware, handler, conclude. It returns, it never raises."""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+from streamq.core import middleware, policy
+from streamq.core.config import ErrorRules
+from streamq.core.context import Context, PublishCall, current_message
+from streamq.core.events import LeaseLost, Noticed, Started
+from streamq.core.message import Delivery, Message
+from streamq.core.outcome import Outcome, Release
+from streamq.core.policy import Admission, HandlerTimeout
+from streamq.core.registry import Registry
+from streamq.core.signing import KeyRing
+from streamq.runtime.executors import Executors
+from streamq.runtime.isolation import Isolation
+from streamq.runtime.lane import GRACE, Lane
+from streamq.runtime.settler import Settler, Verdict
+
+PATIENT_FROM = 5  # losses from which a suspect waits for its turn however long that takes
+SUSPECT_PAUSE_MS = 30_000
+
+
+@dataclass(slots=True, kw_only=True)
+class Surroundings:
+    """What every dispatcher of a worker shares.
+
+    Args:
+        registry: the app's handlers.
+        keys: all signing keys.
+        rules: the configured classes of errors.
+        layers: the app's middleware, the outermost first.
+        state: what the app's lifespan yielded.
+        publish: behind ``ctx.publish``.
+        logger_for: a logger that carries the ids of a message.
+        isolation: the gate of this process.
+        executors: its threads and children.
+    """
+
+    registry: Registry
+    keys: KeyRing
+    rules: ErrorRules
+    layers: Sequence[middleware.Middleware]
+    state: Any
+    publish: PublishCall
+    logger_for: Callable[[Message], Any]
+    isolation: Isolation
+    executors: Executors
+
+
+class _Cause(StrEnum):
+    TIMEOUT = "timeout"
+    LOST = "lost"
+    SHUTDOWN = "shutdown"
+
+
+@dataclass(slots=True, eq=False)
+class _Run:
+    delivery: Delivery
+    task: asyncio.Task[None] | None = None
+    admission: Admission | None = None
+    timer: asyncio.TimerHandle | None = None
+    cause: _Cause | None = None  # why it was cancelled
+    abandoned: bool = False  # judged already, but its handler cannot be stopped
+    settled: bool = False
+
+
+class Dispatcher:
+    """Runs the deliveries of one queue.
+
+    Args:
+        lane: the queue.
+        around: what all queues share.
+        is_fresh: whether our leases are proven to hold.
+        renew: prove it; sets ``lost`` on what is not ours any more.
+        failed: told of a bug in here.
+    """
+
+    def __init__(
+        self, lane: Lane, around: Surroundings, *, is_fresh: Callable[[Lane], bool],
+        renew: Callable[[Lane], Awaitable[None]], failed: Callable[[BaseException], None],
+    ) -> None:  # fmt: skip
+        self._lane, self._around = lane, around
+        self._is_fresh, self._renew, self._failed = is_fresh, renew, failed
+        self._runs: dict[Delivery, _Run] = {}
+        self.settler = Settler(lane, self._settled)
+
+    def start(self, delivery: Delivery) -> None:
+        """Give a delivery its slot and its task. What runs here already is left alone."""
+        if self._lane.in_flight.take(delivery):
+            run = self._runs[delivery] = _Run(delivery)
+            run.task = asyncio.get_running_loop().create_task(self._run(run))
+
+    def release(self, delivery: Delivery) -> None:
+        """Give back a delivery that never got a slot."""
+        self.settler.put(Verdict(delivery, Release()))
+
+    def lease_lost(self, delivery: Delivery, token: int) -> None:
+        """A beat says that another worker owns a delivery: its handler is cancelled and its failure discarded."""
+        run = self._runs.get(delivery)
+        if run is None or delivery.token != token or delivery.settling or delivery.lost:
+            return
+        delivery.lost = True
+        self._lane.observers.notify(LeaseLost(self._lane.queue, delivery.message_id))
+        self._cancel(run, _Cause.LOST)
+
+    def release_unstarted(self) -> None:
+        """Shutdown: whatever has not begun goes back to the stream."""
+        for run in list(self._runs.values()):
+            if run.delivery.started_at == 0:
+                self._cancel(run, _Cause.SHUTDOWN)
+
+    def cancel_started(self) -> int:
+        """Shutdown: cut short what still runs, without an attempt. Returns how many there were."""
+        running = [run for run in self._runs.values() if not run.delivery.settling]
+        for run in running:
+            if _runs_in_thread(run):
+                self._abandon(run, Release())
+            else:
+                self._cancel(run, _Cause.SHUTDOWN)
+        return len(running)
+
+    async def _run(self, run: _Run) -> None:
+        try:
+            verdict = await self.dispatch(run)
+        except asyncio.CancelledError:
+            if run.cause is None:
+                raise
+            verdict = None if run.cause is _Cause.LOST else Verdict(run.delivery, Release())
+        except BaseException as bug:
+            self._failed(bug)  # the worker ends loudly; the message is taken over by another one
+            return
+        if run.timer is not None:
+            run.timer.cancel()
+        if run.abandoned:
+            run.task = None
+            if run.settled:
+                self._forget(run)
+        elif verdict is None:
+            self._forget(run)
+        else:
+            self.settler.put(verdict)
+
+    async def dispatch(self, run: _Run) -> Verdict | None:
+        """What becomes of a delivery; None when it is not ours any more."""
+        delivery, around = run.delivery, self._around
+        admitted = policy.admit(
+            delivery, self._lane.config, around.keys, around.registry, self._lane.clock.now_ms()
+        )  # fmt: skip
+        if not isinstance(admitted, Admission):
+            return Verdict(delivery, admitted)
+        run.admission = admitted
+        if delivery.losses >= 2 and admitted.handler.executor != "process":
+            return await self._handle_alone(run, admitted)
+        await around.isolation.enter()
+        try:
+            return await self._handle(run, admitted)
+        finally:
+            around.isolation.leave()
+
+    async def _handle_alone(self, run: _Run, admission: Admission) -> Verdict | None:
+        delivery = run.delivery
+        patience = self._lane.config.lease if delivery.losses < PATIENT_FROM else None
+        async with self._around.isolation.alone(patience) as nothing_else_runs:
+            if not nothing_else_runs:
+                return self._verdict(run, policy.release_suspect(delivery, SUSPECT_PAUSE_MS))
+            delivery.started_at = time.monotonic()  # from here on a shutdown lets it end
+            token = await self._lane.supervisor.insist(
+                "isolate", lambda: self._lane.store.alone(self._lane.consumer, delivery), lambda: not delivery.lost
+            )
+            if token is None:
+                return None
+            delivery.token = token
+            if self._lane.lifecycle.is_quiet:
+                return self._verdict(run, Release())
+            return await self._handle(run, admission)
+
+    async def _handle(self, run: _Run, admission: Admission) -> Verdict | None:
+        delivery, handler = run.delivery, admission.handler
+        if not self._is_fresh(self._lane):
+            await self._renew(self._lane)  # this process was stopped, or Redis was away
+        if delivery.lost:
+            return None
+        limit = policy.time_limit(admission, self._lane.config)
+        delivery.started_at = time.monotonic()
+        delivery.deadline = delivery.started_at + limit
+        run.timer = asyncio.get_running_loop().call_later(limit, self._time_is_up, run)
+        current_message.set(admission.message)
+        if self._lane.observers.routine:
+            self._tell_started(admission)
+        error: BaseException | None = None
+        try:
+            await self._call(admission, delivery)
+        except asyncio.CancelledError as cancelled:
+            if run.cause is None and _is_being_cancelled():
+                raise  # not ours: the loop itself is being closed
+            error = HandlerTimeout(_limit_text(handler.type, limit)) if run.cause is _Cause.TIMEOUT else cancelled
+        except (Exception, SystemExit) as raised:
+            error = raised
+        if error is not None and run.cause is _Cause.SHUTDOWN:
+            return self._verdict(run, Release())
+        if error is not None and run.delivery.lost:
+            return None
+        return self._verdict(
+            run, policy.conclude(error, admission, delivery, self._lane.config, self._around.rules)
+        )  # fmt: skip
+
+    async def _call(self, admission: Admission, delivery: Delivery) -> None:
+        message, handler, arguments = admission
+        around = self._around
+        context_name = handler.binding.context
+        if context_name is None and not around.layers:
+            await self._execute(admission, arguments)
+            return
+        context = Context(
+            message, deadline=delivery.deadline, state=around.state, log=around.logger_for(message),
+            publish=around.publish,
+        )  # fmt: skip
+        if context_name is not None:
+            arguments[context_name] = context
+        call = middleware.wrap(around.layers, context, lambda: self._execute(admission, arguments))
+        await call()
+
+    def _execute(self, admission: Admission, arguments: dict[str, Any]) -> Awaitable[Any]:
+        handler = admission.handler
+        if handler.executor == "async":
+            called: Awaitable[Any] = handler.function(**arguments)
+            return called
+        if handler.executor == "thread":
+            return self._around.executors.thread(handler.function, arguments)
+        return self._around.executors.process(handler.function, admission.message.payload)
+
+    def _time_is_up(self, run: _Run) -> None:
+        assert run.admission is not None
+        limit = _limit_text(run.admission.handler.type, run.delivery.deadline - run.delivery.started_at)
+        if _runs_in_thread(run):
+            text = f"{limit}; it runs in a thread, which cannot be stopped: make it async, or executor='process'"
+            self._lane.observers.notify(Noticed(self._lane.queue, text, run.delivery.message_id))
+        else:
+            self._cancel(run, _Cause.TIMEOUT)
+        run.timer = asyncio.get_running_loop().call_later(GRACE, self._give_up, run, limit)
+
+    def _give_up(self, run: _Run, limit: str) -> None:
+        """The grace is over: judge the message now; whatever still runs keeps its slot until it ends."""
+        if run.admission is not None and not run.delivery.settling:
+            text = f"{limit} and did not end within {GRACE:.0f} s after that; its slot stays taken until it does"
+            self._lane.observers.notify(Noticed(self._lane.queue, text, run.delivery.message_id))
+            outcome = policy.conclude(
+                HandlerTimeout(limit), run.admission, run.delivery, self._lane.config, self._around.rules
+            )
+            self._abandon(run, outcome)
+
+    def _abandon(self, run: _Run, outcome: Outcome) -> None:
+        run.abandoned = True
+        self.settler.put(self._verdict(run, outcome))
+
+    def _cancel(self, run: _Run, cause: _Cause) -> None:
+        if run.cause is None and run.task is not None and not run.delivery.settling:
+            run.cause = cause
+            if not _runs_in_thread(run):
+                run.task.cancel(cause)
+
+    def _settled(self, delivery: Delivery) -> None:
+        run = self._runs.get(delivery)
+        if run is not None:
+            run.settled = True
+            if not (run.abandoned and run.task is not None):
+                self._forget(run)
+
+    def _forget(self, run: _Run) -> None:
+        self._runs.pop(run.delivery, None)
+        self._lane.in_flight.drop(run.delivery)
+
+    def _verdict(self, run: _Run, outcome: Outcome) -> Verdict:
+        started = run.delivery.started_at
+        kind = run.admission.message.type if run.admission is not None else None
+        return Verdict(run.delivery, outcome, kind, time.monotonic() - started if started else 0.0)
+
+    def _tell_started(self, admission: Admission) -> None:
+        message, created = admission.message, admission.message.metadata.created_at
+        waited = self._lane.clock.now_ms() - round(created.timestamp() * 1000) if created is not None else None
+        self._lane.observers.notify_routine(
+            Started(message.queue, message.id, message.type, message.retry_count + 1, waited)
+        )
+
+
+def _runs_in_thread(run: _Run) -> bool:
+    admission = run.admission
+    return admission is not None and admission.handler.executor == "thread" and run.delivery.started_at > 0
+
+
+def _limit_text(message_type: str, limit: float) -> str:
+    return f"{message_type} ran into its time limit of {limit:g} s"
+
+
+def _is_being_cancelled() -> bool:
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0

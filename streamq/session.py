@@ -1,0 +1,105 @@
+"""What an app or a command holds while it is connected."""
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import msgspec
+import structlog
+
+from streamq.core.config import QueueConfig
+from streamq.core.errors import ConfigError
+from streamq.core.events import Observers
+from streamq.core.signing import KeyRing
+from streamq.publisher import Publisher
+from streamq.settings import Settings
+from streamq.store.connection import Connections
+from streamq.store.dead_letters import DeadLetters
+from streamq.store.inspect import Inspector
+from streamq.store.keys import Keyspace
+from streamq.store.locate import Located, locate
+
+
+class Session:
+    """Connections and what works on them.
+
+    Args:
+        settings: what was configured.
+        located: the Redis that was found.
+        observers: who is told.
+    """
+
+    def __init__(self, settings: Settings, located: Located, observers: Observers) -> None:
+        self.settings, self.located = settings, located
+        self.keys = KeyRing.parse(settings.signing_keys) if settings.signing_keys else KeyRing()
+        self.connections = Connections(located.url, block=settings.config.worker.block)
+        self.keyspace = Keyspace(settings.config.prefix, clustered=self.connections.clustered)
+        self.publisher = Publisher(
+            self.connections, self.keyspace, settings.config, self.keys, observers=observers
+        )  # fmt: skip
+        self.inspector = Inspector(self.connections, self.keyspace, settings.config)
+        self.dead_letters = DeadLetters(self.connections, self.keyspace, self.keys)
+
+    def queue_configs(self, names: Sequence[str], concurrency: int | None = None) -> list[QueueConfig]:
+        """The queues a worker is to serve, with everything resolved.
+
+        Args:
+            names: the queues.
+            concurrency: replaces ``max_consumers``.
+
+        Raises:
+            ConfigError: there is none, a name is unusable, or signing is asked for without keys.
+        """
+        if not names:
+            raise ConfigError("no queue to serve: no handler is registered; give one with --queue or @app.handler(QUEUE)")
+        return [self._resolved(self.settings.config.queue(name), concurrency) for name in dict.fromkeys(names)]
+
+    def _resolved(self, config: QueueConfig, concurrency: int | None) -> QueueConfig:
+        if not self.keys:
+            if config.signing == "required":
+                raise ConfigError(f"{config.name} says signing: required, but there is no key; set STREAMQ_SIGNING_KEYS")
+            if config.signing is None and self.settings.production:
+                raise ConfigError(
+                    f"{config.name}: no signing key is configured and STREAMQ_ENV=production; set STREAMQ_SIGNING_KEYS "
+                    f"(`streamq keys generate`), or say signing: optional for this queue"
+                )
+            structlog.get_logger("streamq").warning(
+                "messages are not signed: whoever can write to Redis can ask this worker for work",
+                queue=config.name, fix="streamq keys generate",
+            )  # fmt: skip
+        return msgspec.structs.replace(
+            config,
+            signing=config.signing or ("required" if self.keys else "optional"),
+            max_consumers=concurrency or config.max_consumers,
+        )
+
+
+@asynccontextmanager
+async def open_session(settings: Settings, observers: Observers | None = None) -> AsyncIterator[Session]:
+    """Find Redis and connect for the time of a block.
+
+    Raises:
+        RedisUnavailable: no Redis was found.
+        ConfigError: the URL or the keys are unusable.
+    """
+    located = await locate(
+        settings.redis_url, settings.redis_url_origin, project=_project(settings), production=settings.production
+    )
+    if located.server is not None and settings.redis_url is None:
+        structlog.get_logger("streamq").warning("no Redis found: started an embedded one, for development", url=str(located.url))
+    try:
+        session = Session(settings, located, observers or Observers())
+        try:
+            yield session
+        finally:
+            await session.connections.aclose()
+    finally:
+        await located.leave()
+
+
+def _project(settings: Settings) -> Path:
+    """The directory an embedded server belongs to: that of the configuration, so that all commands share it."""
+    if settings.config_path is None:
+        return Path.cwd()
+    folder = settings.config_path.absolute().parent
+    return folder.parent if folder.name == "config" else folder

@@ -1,0 +1,69 @@
+"""Finding Redis: what was asked for, else what answers on this machine, else a server of our own."""
+
+import asyncio
+from pathlib import Path
+from typing import NamedTuple
+
+from streamq.core.errors import RedisUnavailable
+from streamq.store.connection import connected
+from streamq.store.embedded import DIRECTORY_NAME, WAYS_OUT, EmbeddedServer
+from streamq.store.url import RedisURL, parse_url
+
+LOCAL = "redis://localhost:6379"
+PROBE = 1.0  # seconds that a server on this machine gets to answer
+
+
+class Located(NamedTuple):
+    """Where Redis is.
+
+    Attributes:
+        url: what clients connect to.
+        origin: who said so.
+        server: the embedded server, joined; leave it with ``release``.
+    """
+
+    url: RedisURL
+    origin: str
+    server: EmbeddedServer | None = None
+
+    async def leave(self) -> None:
+        """Leave the embedded server; the last one out stops it."""
+        if self.server is not None:
+            await asyncio.to_thread(self.server.release)
+
+
+async def locate(said: str | None, origin: str, *, project: Path, production: bool) -> Located:
+    """Find Redis.
+
+    Args:
+        said: the URL of the command line, the environment or the configuration; None when there is none.
+        origin: who said it.
+        project: the directory that an embedded server belongs to.
+        production: never start an embedded server by guessing.
+
+    Raises:
+        RedisUnavailable: nothing answers and nothing may be started.
+        ConfigError: the URL is unusable.
+    """
+    if said is not None:
+        url = parse_url(said)
+        return await _join(url.directory or project / DIRECTORY_NAME, origin) if url.kind == "embedded" else Located(url, origin)
+    if await _answers(LOCAL):
+        return Located(parse_url(LOCAL), "answers on this machine")
+    if production:
+        raise RedisUnavailable(f"no Redis is configured and nothing answers at {LOCAL} (STREAMQ_ENV=production). {WAYS_OUT}")
+    return await _join(project / DIRECTORY_NAME, "embedded, because no Redis was found (for development only)")
+
+
+async def _join(directory: Path, origin: str) -> Located:
+    server = EmbeddedServer(directory)
+    return Located(parse_url(await asyncio.to_thread(server.acquire)), origin, server)
+
+
+async def _answers(url: str) -> bool:
+    try:
+        async with asyncio.timeout(PROBE), connected(parse_url(url)) as connections:
+            await connections.execute("PING")
+    except (RedisUnavailable, TimeoutError):
+        return False
+    return True

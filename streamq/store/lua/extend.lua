@@ -1,0 +1,34 @@
+#!lua flags=allow-oom
+-- One beat of a worker: renew the leases of what it runs, say that it lives, learn who does not.
+-- KEYS: critical high normal low workers
+-- ARGV: group consumer silent_after_ms about('' = unchanged) count, then per delivery: level entry token
+-- Returns: now_ms {indexes of deliveries that are no longer ours, from 1} {silent consumers}
+-- Renewal is fenced: a bare XCLAIM of a worker that was stopped would take the entry back from whoever runs it now.
+-- JUSTID keeps the delivery counter: a renewal is not a loss.
+-- include: time fence guard
+local group, consumer, silent_after, about = ARGV[1], ARGV[2], tonumber(ARGV[3]), ARGV[4]
+local workers = KEYS[5]
+local stream_of = { critical = KEYS[1], high = KEYS[2], normal = KEYS[3], low = KEYS[4] }
+local now, lost, silent = now_ms(), {}, {}
+service_guard(workers, now)
+
+for n = 1, tonumber(ARGV[5]) do
+  local at = 6 + (n - 1) * 3
+  local stream, entry, token = stream_of[ARGV[at]], ARGV[at + 1], ARGV[at + 2]
+  if owned(stream, group, entry, consumer, token) then
+    redis.call('XCLAIM', stream, group, consumer, 0, entry, 'JUSTID')
+  else
+    lost[#lost + 1] = n
+  end
+end
+redis.call('HSET', workers, consumer, integer(now))
+if about ~= '' then
+  redis.call('HSET', workers, '!about:' .. consumer, about)
+end
+local beats = redis.call('HGETALL', workers)
+for i = 1, #beats, 2 do
+  if string.sub(beats[i], 1, 1) ~= '!' and digits(beats[i + 1]) + silent_after < now then
+    silent[#silent + 1] = beats[i]
+  end
+end
+return { integer(now), lost, silent }

@@ -1,0 +1,19 @@
+-- The service guard: after an outage, a failover or a step of the clock nobody could speak, so silence proves nothing.
+-- Without it the first caller after an outage would take every entry from workers that live.
+local OUTAGE, STEP_BACK, GRACE = 5000, 2000, 10000
+
+local function service_guard(workers, now)
+  local seen = digits(redis.call('HGET', workers, '!seen'))
+  if seen > 0 and (now - seen > OUTAGE or seen > now + STEP_BACK) then
+    redis.call('HSET', workers, '!grace', integer(now + GRACE))
+  end
+  redis.call('HSET', workers, '!seen', integer(now))
+  local grace = digits(redis.call('HGET', workers, '!grace'))
+  return now < grace and grace <= now + GRACE
+end
+
+-- Consumers that have not beaten for so long. Names that begin with `!` are not consumers.
+local function is_silent(workers, consumer, now, silent_after)
+  local beat = redis.call('HGET', workers, consumer)
+  return beat and digits(beat) + silent_after < now
+end
