@@ -12,11 +12,12 @@ from streamq.core import codec
 from streamq.core.errors import StreamqError
 from streamq.core.events import Observer, Observers
 from streamq.core.middleware import Middleware
+from streamq.core.options import Options
 from streamq.core.receipt import Receipt
 from streamq.core.registry import ErrorTypes, Executor, Registry
 from streamq.handlers import HandlerDecorator, PublishOptions, check_option_names, decorator
-from streamq.publisher import Options
-from streamq.runtime.worker import Plan, Worker
+from streamq.runtime.plan import Plan
+from streamq.runtime.worker import Worker
 from streamq.session import Session, open_session
 from streamq.settings import Settings, load_settings
 from streamq.store.dead_letters import DeadLetters
@@ -43,6 +44,7 @@ class StreamQ:
         self._settings = settings
         self._session: Session | None = None
         self._open = 0
+        self._logging = False
         self._stack = contextlib.AsyncExitStack()
         self._lifespan: Callable[[], AbstractAsyncContextManager[Any]] | None = None
         self._middleware: list[Middleware] = []
@@ -95,7 +97,8 @@ class StreamQ:
 
     def lifespan(self, function: F) -> F:
         """Register what lives as long as a worker: an async generator function, or one that returns an async context
-        manager. What it yields is ``ctx.state``."""
+        manager. What it yields is ``ctx.state``.
+        """
         self._lifespan = asynccontextmanager(function) if isasyncgenfunction(function) else function
         return function
 
@@ -204,6 +207,9 @@ class StreamQ:
         """What a worker of this app is to do, while it is connected."""
         async with self:
             session = self.session
+            if not self._logging:
+                self._logging = True
+                self.observe(logs.LogObserver(), routine=self.settings.log_level == "debug")
             yield Plan(
                 queues=session.queue_configs(queues or self.registry.queues(), choices.pop("concurrency")),
                 limits=self.settings.config.worker,
@@ -217,6 +223,7 @@ class StreamQ:
                 middleware=self._middleware,
                 lifespan=self._lifespan,
                 observers=self.observers,
+                revive=session.located.revive,
                 **choices,
             )
 

@@ -10,9 +10,9 @@ from streamq.core.codec import bind
 from streamq.core.config import Level
 from streamq.core.context import Context
 from streamq.core.errors import InvalidMessage, StreamqError
+from streamq.core.options import OPTION_NAMES
 from streamq.core.receipt import Receipt
 from streamq.core.registry import ErrorTypes, Executor, Handler, Registry
-from streamq.publisher import OPTION_NAMES
 
 Call = ParamSpec("Call")
 Payload = ParamSpec("Payload")
@@ -23,7 +23,7 @@ Send = Callable[[str, bytes, Mapping[str, Any]], Awaitable[Receipt]]
 
 
 class PublishOptions(TypedDict, total=False):
-    """What may be said about a message beside its payload; see ``streamq.publisher.Options``."""
+    """What may be said about a message beside its payload; see ``streamq.core.options.Options``."""
 
     priority: Level
     delay: float | timedelta

@@ -60,6 +60,25 @@ def configure(level: str = "info", style: str | None = None) -> None:
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
 
 
+def ensure_stderr() -> None:
+    """Keep stdout free for data when nobody has configured structlog: an app that uses streamq as a library."""
+    if not structlog.is_configured():
+        structlog.configure(
+            processors=[
+                structlog.contextvars.merge_contextvars,
+                _add_message,
+                structlog.processors.add_log_level,
+                structlog.processors.TimeStamper(fmt="iso", utc=True),
+                _scrub,
+                structlog.dev.ConsoleRenderer(
+                    colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback
+                ),
+            ],
+            logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+            wrapper_class=structlog.make_filtering_bound_logger("INFO"),
+        )
+
+
 def logger_for(message: Message) -> Any:
     """The logger behind ``ctx.log``."""
     return structlog.get_logger("streamq.handler").bind(**_ids(message))
@@ -77,20 +96,28 @@ class LogObserver:
             case events.Settled():
                 self._settled(event)
             case events.Started():
-                self._log.debug("started", queue=event.queue, id=event.message_id, type=event.type, attempt=event.attempt)
+                self._log.debug(
+                    "started", queue=event.queue, id=event.message_id, type=event.type, attempt=event.attempt
+                )
             case events.Reclaimed():
                 self._log.warning(
                     "took over from a worker that vanished",
                     queue=event.queue, taken=event.taken, suspects=event.suspects, dead=event.dead,
                 )  # fmt: skip
             case events.LeaseLost():
-                self._log.warning("lease lost: another worker runs this message", queue=event.queue, id=event.message_id)
+                self._log.warning(
+                    "lease lost: another worker runs this message", queue=event.queue, id=event.message_id
+                )
             case events.RedisUnavailable(back=True):
                 self._log.info("Redis is back", queue=event.queue, role=event.role)
             case events.RedisUnavailable():
-                self._log.error("Redis unavailable, trying again", queue=event.queue, role=event.role, error=event.error)
+                self._log.error(
+                    "Redis unavailable, trying again", queue=event.queue, role=event.role, error=event.error
+                )
             case events.Noticed():
-                self._log.warning(event.text, queue=event.queue, **({"id": event.message_id} if event.message_id else {}))
+                self._log.warning(
+                    event.text, queue=event.queue, **({"id": event.message_id} if event.message_id else {})
+                )
             case _:
                 pass
 

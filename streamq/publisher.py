@@ -1,27 +1,19 @@
 """Publishing: build, sign, offer. What is published in one turn of the loop to one queue goes out as one call."""
 
 import asyncio
-import dataclasses
 import socket
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
-from typing import Any
 
 from streamq.core import codec
 from streamq.core.backoff import reconnect_delay
 from streamq.core.clock import Clock, SystemClock
-from streamq.core.config import LEVELS, Config, Level, QueueConfig
-from streamq.core.errors import InvalidMessage, MessageTooLarge, PublishUnknown, QueueFull, RedisUnavailable
+from streamq.core.config import HARD_MAX_SIZE, Config, QueueConfig
+from streamq.core.errors import MessageTooLarge, PublishUnknown, QueueFull, RedisUnavailable
 from streamq.core.events import Observers, Published
-from streamq.core.message import (
-    HARD_MAX_SIZE,
-    PRIORITY_OF,
-    Draft,
-    Metadata,
-    check_message_id,
-    new_message_id,
-)
+from streamq.core.message import PRIORITY_OF, Draft, Metadata, check_message_id, new_message_id
+from streamq.core.options import Options, as_delta, check_options, in_seconds
 from streamq.core.receipt import Receipt
 from streamq.core.signing import KeyRing
 from streamq.store.connection import Connections, OutOfMemory, RedisRefused
@@ -30,40 +22,6 @@ from streamq.store.streams import QueueStore
 
 BATCH_ITEMS, BATCH_BYTES = 500, 1024 * 1024  # a call, so that no script blocks Redis for long
 FULL_PAUSE = 0.1  # seconds between two tries of `on_full: block`
-
-
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Options:
-    """What may be said about a message beside its payload.
-
-    Args:
-        priority: level inside the queue: critical, high, normal or low.
-        delay: seconds until it is due, by the clock of Redis.
-        delay_until: when it is due, instead of ``delay``.
-        max_retries: retries after the first run.
-        timeout: seconds one run may take.
-        expires: seconds, or the time, after which it is not run any more.
-        correlation_id: ties together the messages of one case.
-        created_by: who publishes; the host's name by default.
-        headers: values of your own, and trace context.
-        idempotency_key: a second message with the same key is not accepted for ``idempotency_window``.
-        message_id: an id of your own; repeating it within ``seen_window`` adds nothing.
-    """
-
-    priority: Level = "normal"
-    delay: float | timedelta | None = None
-    delay_until: datetime | None = None
-    max_retries: int | None = None
-    timeout: float | timedelta | None = None
-    expires: float | timedelta | datetime | None = None
-    correlation_id: str | None = None
-    created_by: str | None = None
-    headers: Mapping[str, Any] | None = None
-    idempotency_key: str | None = None
-    message_id: str | None = None
-
-
-OPTION_NAMES = tuple(field.name for field in dataclasses.fields(Options))
 
 
 class Publisher:
@@ -131,10 +89,10 @@ class Publisher:
             InvalidMessage: an option is unusable.
             MessageTooLarge: the entry has more bytes than the queue takes.
         """
-        _check(options)
+        check_options(options)
         now = self._clock.time()
         message_id = check_message_id(options.message_id) if options.message_id else new_message_id(round(now * 1000))
-        delay = _seconds(options.delay) or 0.0
+        delay = in_seconds(options.delay) or 0.0
         fields = {
             b"id": message_id.encode(),
             b"queue": config.name.encode(),
@@ -160,8 +118,8 @@ class Publisher:
         created = datetime.fromtimestamp(now, UTC)
         delay_until = options.delay_until or (created + timedelta(seconds=delay) if delay else None)
         expires = options.expires
-        expires_at = expires if isinstance(expires, datetime) or expires is None else created + _delta(expires)
-        timeout = _seconds(options.timeout)
+        expires_at = expires if isinstance(expires, datetime) or expires is None else created + as_delta(expires)
+        timeout = in_seconds(options.timeout)
         return Metadata(
             created_at=created,
             created_by=options.created_by or self._created_by,
@@ -277,7 +235,9 @@ class _Outbox:
                 once_ms=self._once_ms,
             )  # fmt: skip
         except BaseException as error:
-            _settle(answers, lambda answer: answer.set_exception(error))
+            for answer in answers:
+                if not answer.done():
+                    answer.set_exception(error)
             if not isinstance(error, RedisUnavailable):
                 raise
             return
@@ -288,36 +248,3 @@ class _Outbox:
             accepted, full = words.count("OK"), words.count("FULL")
             duplicates = len(words) - accepted - full
             self._observers.notify_routine(Published(self.config.name, accepted, duplicates, full))
-
-
-def _settle(answers: Sequence["asyncio.Future[str]"], how: Callable[["asyncio.Future[str]"], None]) -> None:
-    for answer in answers:
-        if not answer.done():
-            how(answer)
-
-
-def _check(options: Options) -> None:
-    if options.priority not in LEVELS:
-        raise InvalidMessage(f"priority {options.priority!r} should be one of {', '.join(LEVELS)}")
-    if options.delay is not None and options.delay_until is not None:
-        raise InvalidMessage("give delay or delay_until, not both")
-    for name in ("delay", "timeout", "expires", "max_retries"):
-        value = getattr(options, name)
-        if isinstance(value, int | float | timedelta) and not isinstance(value, bool):
-            seconds = value.total_seconds() if isinstance(value, timedelta) else value
-            if not 0 <= seconds < 10**9:
-                raise InvalidMessage(f"{name} {value!r} should be 0 or more, and less than 30 years")
-    if options.idempotency_key is not None and not 0 < len(options.idempotency_key) <= 512:
-        raise InvalidMessage("an idempotency key has 1 to 512 characters")
-    for name in ("delay_until", "expires"):
-        value = getattr(options, name)
-        if isinstance(value, datetime) and value.tzinfo is None:
-            raise InvalidMessage(f"{name} {value} needs a time zone, like datetime.now(UTC)")
-
-
-def _seconds(value: float | timedelta | None) -> float | None:
-    return value.total_seconds() if isinstance(value, timedelta) else value
-
-
-def _delta(value: float | timedelta) -> timedelta:
-    return value if isinstance(value, timedelta) else timedelta(seconds=value)

@@ -7,6 +7,7 @@ from pathlib import Path
 import msgspec
 import structlog
 
+from streamq import logs
 from streamq.core.config import QueueConfig
 from streamq.core.errors import ConfigError
 from streamq.core.events import Observers
@@ -51,13 +52,17 @@ class Session:
             ConfigError: there is none, a name is unusable, or signing is asked for without keys.
         """
         if not names:
-            raise ConfigError("no queue to serve: no handler is registered; give one with --queue or @app.handler(QUEUE)")
+            raise ConfigError(
+                "no queue to serve: no handler is registered; give one with --queue or @app.handler(QUEUE)"
+            )
         return [self._resolved(self.settings.config.queue(name), concurrency) for name in dict.fromkeys(names)]
 
     def _resolved(self, config: QueueConfig, concurrency: int | None) -> QueueConfig:
         if not self.keys:
             if config.signing == "required":
-                raise ConfigError(f"{config.name} says signing: required, but there is no key; set STREAMQ_SIGNING_KEYS")
+                raise ConfigError(
+                    f"{config.name} says signing: required, but there is no key; set STREAMQ_SIGNING_KEYS"
+                )
             if config.signing is None and self.settings.production:
                 raise ConfigError(
                     f"{config.name}: no signing key is configured and STREAMQ_ENV=production; set STREAMQ_SIGNING_KEYS "
@@ -82,11 +87,14 @@ async def open_session(settings: Settings, observers: Observers | None = None) -
         RedisUnavailable: no Redis was found.
         ConfigError: the URL or the keys are unusable.
     """
+    logs.ensure_stderr()
     located = await locate(
         settings.redis_url, settings.redis_url_origin, project=_project(settings), production=settings.production
     )
     if located.server is not None and settings.redis_url is None:
-        structlog.get_logger("streamq").warning("no Redis found: started an embedded one, for development", url=str(located.url))
+        structlog.get_logger("streamq").warning(
+            "no Redis found: started an embedded one, for development", url=str(located.url)
+        )
     try:
         session = Session(settings, located, observers or Observers())
         try:

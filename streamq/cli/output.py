@@ -1,12 +1,15 @@
 """What commands print: tables for people, JSON for programs. Data goes to stdout, everything else to stderr."""
 
 import enum
+import re
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Annotated, Any
 
 import typer
+
+from streamq.cli.options import option
 
 
 class Format(enum.StrEnum):
@@ -17,11 +20,12 @@ class Format(enum.StrEnum):
     JSONL = "jsonl"
 
 
-Output = Annotated[
-    Format, typer.Option("-o", "--output", envvar="STREAMQ_OUTPUT", help="table, json (an array) or jsonl (a row a line).")
-]
+Output = Annotated[Format, option("-o", "--output", help="table, json (an array) or jsonl (a row a line).")]
 
 Row = Mapping[str, Any]
+
+# What a terminal would obey instead of showing: messages and errors come from anybody.
+_UNSHOWABLE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 
 
 def show(rows: Iterable[Row], form: Format, columns: Sequence[str] | None = None, *, empty: str = "nothing") -> None:
@@ -40,13 +44,66 @@ def show(rows: Iterable[Row], form: Format, columns: Sequence[str] | None = None
         else:
             typer.echo(empty, err=True)
         return
-    import msgspec
+    writer = JsonWriter(form)
+    for row in listed:
+        writer.write(row)
+    writer.close()
 
-    if form is Format.JSONL:
-        for row in listed:
-            typer.echo(msgspec.json.encode(row).decode())
-    else:
-        typer.echo(msgspec.json.format(msgspec.json.encode(listed), indent=2).decode())
+
+async def show_stream(
+    rows: AsyncIterator[Row], form: Format, columns: Sequence[str], *, most: int, empty: str = "nothing"
+) -> None:
+    """Print rows as they come, without holding them all.
+
+    Args:
+        rows: each with the same members.
+        form: how.
+        columns: which members a table shows; JSON shows all.
+        most: rows of a table; when there are more, stderr says so.
+        empty: said on stderr instead of a table without rows.
+    """
+    if form is not Format.TABLE:
+        writer = JsonWriter(form)
+        async for row in rows:
+            writer.write(row)
+        writer.close()
+        return
+    held: list[Row] = []
+    async for row in rows:
+        if len(held) == most:
+            typer.echo(f"only the first {most} are shown; --limit shows more, -o jsonl shows all", err=True)
+            break
+        held.append({column: row.get(column) for column in columns})
+    show(held, form, columns, empty=empty)
+
+
+class JsonWriter:
+    """Writes rows as one JSON array, or each on a line of its own.
+
+    Args:
+        form: json or jsonl.
+    """
+
+    def __init__(self, form: Format) -> None:
+        self._form = form
+        self._rows = 0
+
+    def write(self, row: Row) -> None:
+        """Write one row."""
+        import msgspec
+
+        text = msgspec.json.encode(row)
+        if self._form is Format.JSONL:
+            typer.echo(text.decode())
+        else:
+            pretty = msgspec.json.format(text, indent=2).decode().replace("\n", "\n  ")
+            typer.echo(f"{',' if self._rows else '['}\n  {pretty}", nl=False)
+        self._rows += 1
+
+    def close(self) -> None:
+        """End the array."""
+        if self._form is Format.JSON:
+            typer.echo("\n]" if self._rows else "[]")
 
 
 def print_table(rows: Sequence[Row], columns: Sequence[str], *, title: str | None = None) -> None:
@@ -64,7 +121,7 @@ def table(rows: Sequence[Row], columns: Sequence[str], *, title: str | None = No
 
     drawn = Table(box=box.SIMPLE_HEAD, title=title, pad_edge=False)
     for column in columns:
-        numbers = all(isinstance(row.get(column), int | float) or row.get(column) is None for row in rows)
+        numbers = all(_is_number(row.get(column)) for row in rows)
         drawn.add_column(column, justify="right" if numbers else "left", overflow="fold")
     for row in rows:
         drawn.add_row(*(_cell(row.get(column)) for column in columns))
@@ -76,11 +133,24 @@ def moment(seconds: float) -> str:
     return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
 
 
+def shown(text: str) -> str:
+    """The text with everything visible that would move a cursor, ring a bell or turn the line round."""
+    return _UNSHOWABLE.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+
+
 def _cell(value: Any) -> str:
     from rich.markup import escape
 
-    if value is None:
-        return "-"
-    if isinstance(value, list | tuple):
-        return escape(", ".join(map(str, value)))
-    return escape(str(value))
+    match value:
+        case None:
+            return "-"
+        case bool():
+            return "yes" if value else "no"
+        case list() | tuple():
+            return escape(shown(", ".join(map(str, value)))) or "-"
+        case _:
+            return escape(shown(str(value)))
+
+
+def _is_number(value: Any) -> bool:
+    return value is None or (isinstance(value, int | float) and not isinstance(value, bool))

@@ -2,9 +2,12 @@
 
 import functools
 from collections.abc import Awaitable, Callable
-from typing import Any, NoReturn, ParamSpec
+from typing import TYPE_CHECKING, Any, NoReturn, ParamSpec
 
 import typer
+
+if TYPE_CHECKING:
+    from streamq.core.errors import RedisUnavailable
 
 P = ParamSpec("P")
 
@@ -28,7 +31,7 @@ def command(function: Callable[P, Awaitable[None] | None]) -> Callable[P, None]:
         except ConfigError as error:
             fail(str(error), BAD_CONFIG)
         except RedisUnavailable as error:
-            fail(str(error), UNREACHABLE)
+            fail(str(error), _code_of(error))
         except StreamqError as error:
             fail(str(error), FAILURE)
         except KeyboardInterrupt:
@@ -48,6 +51,13 @@ def fail(text: str, code: int) -> NoReturn:
     """Say why on stderr, and end."""
     typer.echo(text, err=True)
     raise typer.Exit(code)
+
+
+def _code_of(error: "RedisUnavailable") -> int:
+    """A Redis that answers but will not do it, for want of rights or because of a foreign key, was reached."""
+    from streamq.store.connection import RedisRefused
+
+    return FAILURE if isinstance(error, RedisRefused) else UNREACHABLE
 
 
 def _has_uvloop() -> bool:

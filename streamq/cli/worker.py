@@ -9,6 +9,8 @@ from streamq.cli.options import AppName, ConfigPath, RedisUrl, load_app, setting
 from streamq.cli.run import CUT_SHORT, INTERRUPTED, command, run_async
 
 if TYPE_CHECKING:
+    from contextlib import AbstractAsyncContextManager
+
     from streamq.app import AppWorker, StreamQ
 
 HARD_EXIT_AFTER = 2  # signals: the third does not wait for anything
@@ -71,18 +73,16 @@ def worker(
         name=name,
         drain_timeout=_seconds(drain_timeout),
     )
-    _exit(run_async(lambda: _serve(loaded, serving, http, debug=settings.log_level == "debug")), serving)
+    _exit(run_async(lambda: _serve(loaded, serving, http)), serving)
 
 
-async def _serve(app: "StreamQ", serving: "AppWorker", http: str | None, *, debug: bool) -> tuple[int, int]:
+async def _serve(app: "StreamQ", serving: "AppWorker", http: str | None) -> tuple[int, int]:
     """Run the worker under signals. Returns how many handlers were cut short, and how many signals came."""
+    import os
     import signal
 
     import anyio
 
-    from streamq.logs import LogObserver
-
-    app.observe(LogObserver(), routine=debug)
     signals = 0
 
     async def listen() -> None:
@@ -94,10 +94,22 @@ async def _serve(app: "StreamQ", serving: "AppWorker", http: str | None, *, debu
 
     async with anyio.create_task_group() as group:
         group.start_soon(listen)
+        if os.environ.get("STREAMQ_SUPERVISED"):
+            group.start_soon(_stop_with_parent, serving)
         async with _http(app, serving, http):
             cancelled = await serving.run()
         group.cancel_scope.cancel()
     return cancelled, signals
+
+
+async def _stop_with_parent(serving: "AppWorker") -> None:
+    """The parent holds the other end of our stdin: when it closes, nobody would stop us any more."""
+    import sys
+
+    import anyio.to_thread
+
+    await anyio.to_thread.run_sync(sys.stdin.buffer.read, abandon_on_cancel=True)
+    serving.stop()
 
 
 def _on_signal(serving: "AppWorker", interrupts: int) -> None:
@@ -113,13 +125,17 @@ def _on_signal(serving: "AppWorker", interrupts: int) -> None:
     serving.stop()
 
 
-def _http(app: "StreamQ", serving: "AppWorker", address: str | None):  # type: ignore[no-untyped-def]
+def _http(app: "StreamQ", serving: "AppWorker", address: str | None) -> "AbstractAsyncContextManager[object]":
     import contextlib
+
+    from streamq.core.errors import ConfigError
 
     if address is None:
         return contextlib.nullcontext()
-    from streamq.ext.http import serve_http
-
+    try:
+        from streamq.ext.http import serve_http
+    except ImportError as missing:
+        raise ConfigError(f"--http needs {missing.name}: pip install 'streamq[http]'") from missing
     return serve_http(app, serving, address)
 
 

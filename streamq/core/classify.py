@@ -3,6 +3,7 @@
 from enum import StrEnum
 
 from streamq.core.config import ErrorRules
+from streamq.core.failure import text_of
 
 
 class ErrorClass(StrEnum):
@@ -41,7 +42,7 @@ def classify(error: BaseException, rules: ErrorRules) -> ErrorClass:
     for known, verdict in _BY_TYPE:
         if isinstance(error, known):
             return verdict
-    text = f"{type(error).__name__}: {error}".lower()
+    text = text_of(error).lower()
     for word, configured in rules.words.items():
         if word.lower() in text:
             return ErrorClass(configured)

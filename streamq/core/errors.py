@@ -45,11 +45,11 @@ class PublishUnknown(StreamqError):
         self.id = message_id
 
 
-class Retry(Exception):  # noqa: N818 - a verdict, read as `raise Retry(after=5)`
+class Retry(Exception):
     """Raised by a handler: this attempt failed, run the message again.
 
     Args:
-        after: seconds to wait; None leaves it to the retry policy of the queue.
+        after: seconds to wait, at most about 30 years; None leaves it to the retry policy of the queue.
         reason: kept in the logs, and in the dead letter when this was the last attempt.
     """
 
@@ -59,7 +59,7 @@ class Retry(Exception):  # noqa: N818 - a verdict, read as `raise Retry(after=5)
         self.reason = reason
 
 
-class Snooze(Exception):  # noqa: N818
+class Snooze(Exception):
     """Raised by a handler: not now; run the message again after ``after`` seconds. No attempt is spent."""
 
     def __init__(self, after: float, reason: str = "") -> None:
@@ -68,7 +68,7 @@ class Snooze(Exception):  # noqa: N818
         self.reason = reason
 
 
-class Reject(Exception):  # noqa: N818
+class Reject(Exception):
     """Raised by a handler: this message can never succeed. It becomes a dead letter now."""
 
     def __init__(self, reason: str = "") -> None:
@@ -76,7 +76,7 @@ class Reject(Exception):  # noqa: N818
         self.reason = reason
 
 
-class Drop(Exception):  # noqa: N818
+class Drop(Exception):
     """Raised by a handler: this message is not needed any more. It is acknowledged and counted as dropped."""
 
     def __init__(self, reason: str = "") -> None:

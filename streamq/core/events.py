@@ -86,7 +86,7 @@ Observer = Callable[[Event], None]
 
 
 class Observers:
-    """Who is told. Routine events, several a message, are built only when somebody wants them: ask ``routine`` first."""
+    """Who is told. Routine events, several a message, are built only if somebody wants them: ask ``routine`` first."""
 
     def __init__(self) -> None:
         self.routine: tuple[Observer, ...] = ()

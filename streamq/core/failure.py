@@ -13,11 +13,12 @@ MAX_ERROR = 2048  # bytes of `error` in a dead letter
 MAX_TRACEBACK = 8192  # bytes of `traceback` in a dead letter
 
 _SECRETS = (
-    (re.compile(r"(?<=://)[^\s/@]*@"), "***@"),  # credentials in a URL
+    (re.compile(r"(?<=://)[^\s/]*@"), "***@"),  # credentials in a URL, to the last @ of its authority
     (
         re.compile(
-            r"(?i)((?:password|passwd|secret|token|api[_-]?key|authorization|credential)s?[\"']?\s*[=:]\s*)"
-            r"(?:bearer\s+|basic\s+)?(\"[^\"]*\"|'[^']*'|[^\s,;&)}\]]+)"
+            r"(?i)((?:password|passwd|passphrase|pwd|secret|token|(?:api|access|private|secret|signing)[_-]?key"
+            r"|authorization|credential)s?[\"']?\s*[=:]\s*)(?:(?:bearer|basic|digest|token)\s+)?"
+            r"(\"(?:[^\"\\]|\\.)*\"|'(?:[^'\\]|\\.)*'|[^\s,;&)}\]]+)"
         ),
         r"\1***",
     ),
@@ -42,9 +43,19 @@ class Failure(NamedTuple):
 def describe(error: BaseException) -> Failure:
     """Say what happened without saying what was in it."""
     kind = type(error).__name__
-    text = clip(scrub(f"{kind}: {error}" if str(error) else kind), MAX_ERROR)
+    text = clip(scrub(text_of(error)), MAX_ERROR)
     frames = "".join(traceback.format_exception(error)) if error.__traceback__ else ""
     return Failure(text, clip(scrub(frames), MAX_TRACEBACK, keep_end=True), _fingerprint(kind, error.__traceback__))
+
+
+def text_of(error: BaseException) -> str:
+    """Type and message of an error, not yet scrubbed. Never raises: the message is made by the user's code."""
+    kind = type(error).__name__
+    try:
+        text = str(error)
+    except Exception:  # noqa: BLE001 - whatever a __str__ may raise
+        text = "(it cannot say what it is)"
+    return f"{kind}: {text}" if text else kind
 
 
 def scrub(text: str) -> str:
@@ -74,7 +85,7 @@ def clip(text: str, limit: int, *, keep_end: bool = False) -> str:
 def _fingerprint(kind: str, frames: TracebackType | None) -> str:
     place = ""
     while frames is not None:
-        code, module = frames.tb_frame.f_code, frames.tb_frame.f_globals.get("__name__", "?")
+        code, module = frames.tb_frame.f_code, str(frames.tb_frame.f_globals.get("__name__", "?"))
         if not place or _of_the_app(module, code.co_filename):
             place = f"{module}.{code.co_qualname}"
         frames = frames.tb_next
@@ -83,4 +94,5 @@ def _fingerprint(kind: str, frames: TracebackType | None) -> str:
 
 def _of_the_app(module: str, filename: str) -> bool:
     root = module.partition(".")[0]
-    return root != "streamq" and root not in sys.stdlib_module_names and "site-packages" not in filename
+    installed = "site-packages" in filename or "dist-packages" in filename
+    return root != "streamq" and root not in sys.stdlib_module_names and not installed

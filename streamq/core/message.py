@@ -13,14 +13,17 @@ from typing import Annotated, Any
 
 import msgspec
 
-from streamq.core.config import HARD_MAX_SIZE, LEVELS, Level
+from streamq.core.config import LEVELS, Level
 from streamq.core.errors import InvalidMessage
 
 PRIORITY_OF: dict[str, bytes] = {level: b"%d" % number for number, level in enumerate(LEVELS, start=1)}
 LEVEL_OF: dict[bytes, Level] = {b"%d" % number: level for number, level in enumerate(LEVELS, start=1)}
 
 SIGNED_FIELDS = (b"id", b"queue", b"priority", b"payload", b"metadata")
+MOST_FIELDS = 3500  # of an entry: more than that no script can carry on (lua/lib/entry.lua)
+COUNTERS = (b"retry_count", b"deliveries", b"held_since", b"alone")
 _ID = re.compile(rb"[A-Za-z0-9_.:-]{1,128}")
+_MADE_UP_ID = re.compile(rb"e(?:critical|high|normal|low)-[0-9]+-[0-9]+")
 _COUNTER = re.compile(rb"[0-9]{1,16}")
 
 Count = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
@@ -81,7 +84,8 @@ class Delivery:
     """One hand-over of an entry to this worker. The entry is not trusted yet.
 
     ``token`` is times_delivered at hand-over: together with our name as its consumer it proves that the entry is
-    still ours. The lower fields belong to the runtime while the delivery is in flight.
+    still ours. ``size`` counts what its publisher wrote, not what we wrote beside it: a message that was small enough
+    once is so on every retry. The lower fields belong to the runtime while the delivery is in flight.
     """
 
     queue: str
@@ -106,7 +110,7 @@ class Delivery:
     def message_id(self) -> str:
         """The message's id, or the one that stands for an absent or unusable one."""
         raw = self.fields.get(b"id")
-        if raw is not None and _ID.fullmatch(raw):
+        if raw is not None and is_message_id(raw):
             return raw.decode()
         return f"e{self.level}-{self.entry_id}"
 
@@ -131,9 +135,8 @@ def delivery_from(
     """
     names = iter(flat)
     fields = dict(zip(names, names, strict=True))
-    delivery = Delivery(
-        queue, level, entry_id.decode(), fields, token, size=sum(map(len, flat)), doubled=2 * len(fields) != len(flat)
-    )
+    size = sum(map(len, flat)) - _added_size(fields)
+    delivery = Delivery(queue, level, entry_id.decode(), fields, token, size=size, doubled=2 * len(fields) != len(flat))
     delivery.losses = delivery.counter(b"deliveries") + token - 1 if losses is None else losses
     return delivery
 
@@ -175,13 +178,18 @@ def new_message_id(now_ms: int) -> str:
     return f"msg_{value.hex()}"
 
 
+def is_message_id(raw: bytes) -> bool:
+    """Whether these bytes may be the id of a message, ours or another publisher's."""
+    return _ID.fullmatch(raw) is not None
+
+
 def check_message_id(message_id: str) -> str:
     """Return the id when others may use it.
 
     Raises:
         InvalidMessage: it has other characters than the protocol allows, or too many.
     """
-    if not _ID.fullmatch(message_id.encode()):
+    if not is_message_id(message_id.encode(errors="replace")):
         raise InvalidMessage(f"message id {message_id!r}: 1 to 128 characters of A-Z a-z 0-9 _ . : - are allowed")
     return message_id
 
@@ -189,3 +197,12 @@ def check_message_id(message_id: str) -> str:
 def pack_fields(flat: Iterable[bytes]) -> bytes:
     """Write fields as netstrings (``LEN:BYTES,``), the form that unreadable entries are kept in."""
     return b"".join(b"%d:%b," % (len(part), part) for part in flat)
+
+
+def _added_size(fields: Mapping[bytes, bytes]) -> int:
+    """Bytes that a rewritten entry may have got from us: the counters, and the id and level of one that had none."""
+    added = sum(
+        len(name) + len(fields[name]) for name in COUNTERS if name in fields and _COUNTER.fullmatch(fields[name])
+    )
+    message_id = fields.get(b"id", b"")
+    return added + len(b"id" + message_id + b"priority1") if _MADE_UP_ID.fullmatch(message_id) else added

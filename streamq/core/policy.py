@@ -1,20 +1,22 @@
 """The one place that decides an outcome: ``admit`` before the handler, ``conclude`` after it. Pure."""
 
-from datetime import UTC, datetime
+import math
+from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple
 
 from streamq.core import codec, errors
 from streamq.core.backoff import retry_delay
 from streamq.core.classify import ErrorClass, classify
-from streamq.core.config import ErrorRules, QueueConfig
+from streamq.core.config import HARD_MAX_SIZE, ErrorRules, QueueConfig
 from streamq.core.failure import Failure, describe
-from streamq.core.message import _ID, HARD_MAX_SIZE, LEVEL_OF, Delivery, Message, Metadata
+from streamq.core.message import LEVEL_OF, MOST_FIELDS, Delivery, Message, Metadata, is_message_id
 from streamq.core.outcome import Ack, DeadLetter, Outcome, Reason, Retry, Wait
 from streamq.core.registry import Handler, Registry
 from streamq.core.signing import KeyRing, key_id_of
 
 # A type or key that nobody knows is tried again after 5 s at first, then at half its age, at most each minute.
 HOLD_FIRST_MS, HOLD_LONGEST_MS = 5_000, 60_000
+LONGEST_PAUSE = 1e9  # seconds: what a handler may ask for, about 30 years
 
 
 class Admission(NamedTuple):
@@ -25,7 +27,7 @@ class Admission(NamedTuple):
     arguments: dict[str, Any]
 
 
-class WorkerDied(Exception):  # noqa: N818 - not an error of the handler: its process is gone
+class WorkerDied(Exception):
     """The child process that ran a handler alone died."""
 
 
@@ -83,8 +85,9 @@ def conclude(error: BaseException | None, admission: Admission, delivery: Delive
             return Ack()
         case errors.Drop():
             return Ack(dropped=True)
-        case errors.Snooze(after=after):
-            return _wait(delivery, Wait.SNOOZED, round(after * 1000), deliveries=0)
+        case errors.Snooze():
+            # It came to its end here, so it neither kills its worker nor waits for one that knows it.
+            return Retry(Wait.SNOOZED, _pause_ms(error, 0, config), admission.message.retry_count)
         case WorkerDied():
             return _died_alone(delivery, describe(error))
     failure = describe(error)
@@ -94,13 +97,9 @@ def conclude(error: BaseException | None, admission: Admission, delivery: Delive
     if retry_count >= retry_limit(admission, config):
         last = Reason.TIMEOUT if isinstance(error, HandlerTimeout) else Reason.MAX_RETRIES
         return _dead(delivery, last, *failure)
-    wait = error.after if isinstance(error, errors.Retry) else None
-    if wait is None:
-        wait = retry_delay(
-            retry_count, base=config.retry_delay, exponential=config.exponential_backoff, cap=config.max_retry_delay
-        )
     # A failure is not a loss: the handler came to its end, so `deliveries` begins again at 0.
-    return Retry(Wait.RETRIED, round(wait * 1000), retry_count + 1, deliveries=0, error=failure.error)
+    wait_ms = _pause_ms(error, retry_count, config)
+    return Retry(Wait.RETRIED, wait_ms, retry_count + 1, deliveries=0, error=failure.error)
 
 
 class HandlerTimeout(TimeoutError):
@@ -150,9 +149,9 @@ def _well_formed(delivery: Delivery, *, signed: bool) -> bool:
     fields = delivery.fields
     if signed and not (b"id" in fields and b"queue" in fields and b"priority" in fields):
         return False  # the signature covers them, so they cannot be filled in
-    if b"id" in fields and not _ID.fullmatch(fields[b"id"]):
+    if b"id" in fields and not is_message_id(fields[b"id"]):
         return False
-    return b"payload" in fields and fields.get(b"priority", b"1") in LEVEL_OF
+    return len(fields) <= MOST_FIELDS and b"payload" in fields and fields.get(b"priority", b"1") in LEVEL_OF
 
 
 def _message(delivery: Delivery, message_type: str, metadata: Metadata) -> Message:
@@ -192,6 +191,18 @@ def _foreign_delay(delivery: Delivery, metadata: Metadata, now_ms: int) -> int:
     return _milliseconds(metadata.delay_until) - now_ms
 
 
+def _pause_ms(error: BaseException, retry_count: int, config: QueueConfig) -> int:
+    """What the handler asked for, if that is a time; else what the queue says."""
+    after = getattr(error, "after", None) if isinstance(error, errors.Retry | errors.Snooze) else None
+    if isinstance(after, timedelta):
+        after = after.total_seconds()
+    if not isinstance(after, int | float) or (isinstance(after, float) and math.isnan(after)):
+        after = retry_delay(
+            retry_count, base=config.retry_delay, exponential=config.exponential_backoff, cap=config.max_retry_delay
+        )
+    return round(min(max(after, 0), LONGEST_PAUSE) * 1000)
+
+
 def _retries(error: BaseException, handler: Handler, rules: ErrorRules) -> bool:
     if isinstance(error, errors.Retry | HandlerTimeout):
         return True
@@ -213,7 +224,7 @@ def _died_alone(delivery: Delivery, failure: Failure) -> Outcome:
 
 
 def _hold(delivery: Delivery, reason: Reason, limit: float, now_ms: int, text: str) -> Outcome:
-    since = delivery.counter(b"held_since") or now_ms
+    since = min(delivery.counter(b"held_since") or now_ms, now_ms)  # nobody can write a time that never comes
     held = now_ms - since
     left = round(limit * 1000) - held
     if left <= 0:
@@ -222,15 +233,12 @@ def _hold(delivery: Delivery, reason: Reason, limit: float, now_ms: int, text: s
     return _wait(delivery, Wait.HELD, delay, held_since=since, error=text)
 
 
-def _wait(
-    delivery: Delivery, why: Wait, delay_ms: int, *, deliveries: int | None = None, held_since: int | None = None,
-    error: str = "",
-) -> Retry:  # fmt: skip
+def _wait(delivery: Delivery, why: Wait, delay_ms: int, *, held_since: int | None = None, error: str = "") -> Retry:
     return Retry(
         why,
-        max(0, delay_ms),
+        delay_ms,
         delivery.counter(b"retry_count"),
-        delivery.losses if deliveries is None else deliveries,
+        delivery.losses,
         delivery.counter(b"held_since") if held_since is None else held_since,
         delivery.counter(b"alone"),
         error,

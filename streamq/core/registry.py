@@ -57,10 +57,9 @@ class Registry:
         """Register a handler.
 
         Raises:
-            StreamqError: another one handles the same type on one of its queues, or its type is unusable.
+            StreamqError: another one handles the same type on one of its queues, or its decorator cannot be meant so.
         """
-        if not handler.type or "*" in handler.type[:-1]:
-            raise StreamqError(f"handler type {handler.type!r}: a name, or a prefix that ends in `*`, like video_*")
+        _check(handler)
         for queue in handler.queues:
             known = self._find(queue, handler.type)
             if known is not None:
@@ -101,6 +100,24 @@ class Registry:
         if message_type.endswith("*"):
             return next((h for prefix, h in self._prefixes.get(queue, ()) if prefix == message_type[:-1]), None)
         return self._exact.get((queue, message_type))
+
+
+def _check(handler: Handler) -> None:
+    """What is wrong in a decorator is said at import: found out by a message, it would take the worker down."""
+    if not handler.type or "*" in handler.type[:-1]:
+        raise StreamqError(f"handler type {handler.type!r}: a name, or a prefix that ends in `*`, like video_*")
+    if not handler.queues:
+        raise StreamqError(f"handler {handler.type}: name a queue")
+    timeout: Any = handler.timeout  # any, since not everybody's code is type checked
+    retries: Any = handler.max_retries
+    if timeout is not None and not (isinstance(timeout, int | float) and timeout > 0):
+        raise StreamqError(f"handler {handler.type}: timeout {timeout!r} should be seconds, more than 0")
+    if retries is not None and not (isinstance(retries, int) and retries >= 0):
+        raise StreamqError(f"handler {handler.type}: max_retries {retries!r} should be a number, 0 or more")
+    listed: tuple[tuple[str, Any], ...] = (("retry_on", handler.retry_on), ("never_retry", handler.never_retry))
+    for name, kinds in listed:
+        if not (isinstance(kinds, tuple) and all(isinstance(k, type) and issubclass(k, BaseException) for k in kinds)):
+            raise StreamqError(f"handler {handler.type}: {name} should be a tuple of exception types, like (OSError,)")
 
 
 def _place(handler: Handler) -> str:

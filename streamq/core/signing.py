@@ -13,6 +13,7 @@ import re
 from collections.abc import Mapping
 from typing import Final, Literal
 
+from streamq.core.config import QUEUE_NAME
 from streamq.core.errors import ConfigError
 from streamq.core.message import SIGNED_FIELDS
 from streamq.core.outcome import Reason
@@ -141,12 +142,16 @@ def _parse_key(entry: str, number: int) -> SigningKey:
     if len(parts) != 3:
         raise ConfigError(f"{where}: expected KEYID:STATE:BASE64, like k1:active:…; `streamq keys generate` makes one")
     name, state, secret_text = parts
-    key_id, _, queue = name.partition("@")
+    key_id, at, queue = name.partition("@")
     if not _KEY_ID.fullmatch(key_id):
         raise ConfigError(f"{where}: a key id has 1 to 32 characters of A-Z a-z 0-9 _ -")
+    if at and not re.fullmatch(QUEUE_NAME, queue):  # an empty one would be a key of all queues
+        raise ConfigError(f"{where}: what follows the @ should be the name of a queue")
     if state not in _STATES:
-        raise ConfigError(f"{where}: state {state!r} should be one of {', '.join(_STATES)}")
-    return SigningKey(key_id, state, _decode_secret(secret_text, where), queue or None)  # type: ignore[arg-type]
+        # Not quoted: who mixes up the order has the secret in this place.
+        raise ConfigError(f"{where}: the state should be one of {', '.join(_STATES)}")
+    secret = _decode_secret(secret_text, where)
+    return SigningKey(key_id, state, secret, queue if at else None)  # type: ignore[arg-type]
 
 
 def _decode_secret(text: str, where: str) -> bytes:

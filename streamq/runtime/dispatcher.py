@@ -4,7 +4,6 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from enum import StrEnum
 from typing import Any
 
 from streamq.core import middleware, policy
@@ -19,6 +18,7 @@ from streamq.core.signing import KeyRing
 from streamq.runtime.executors import Executors
 from streamq.runtime.isolation import Isolation
 from streamq.runtime.lane import GRACE, Lane
+from streamq.runtime.run import Cause, Run
 from streamq.runtime.settler import Settler, Verdict
 
 PATIENT_FROM = 5  # losses from which a suspect waits for its turn however long that takes
@@ -52,23 +52,6 @@ class Surroundings:
     executors: Executors
 
 
-class _Cause(StrEnum):
-    TIMEOUT = "timeout"
-    LOST = "lost"
-    SHUTDOWN = "shutdown"
-
-
-@dataclass(slots=True, eq=False)
-class _Run:
-    delivery: Delivery
-    task: asyncio.Task[None] | None = None
-    admission: Admission | None = None
-    timer: asyncio.TimerHandle | None = None
-    cause: _Cause | None = None  # why it was cancelled
-    abandoned: bool = False  # judged already, but its handler cannot be stopped
-    settled: bool = False
-
-
 class Dispatcher:
     """Runs the deliveries of one queue.
 
@@ -86,13 +69,13 @@ class Dispatcher:
     ) -> None:  # fmt: skip
         self._lane, self._around = lane, around
         self._is_fresh, self._renew, self._failed = is_fresh, renew, failed
-        self._runs: dict[Delivery, _Run] = {}
+        self._runs: dict[Delivery, Run] = {}
         self.settler = Settler(lane, self._settled)
 
     def start(self, delivery: Delivery) -> None:
         """Give a delivery its slot and its task. What runs here already is left alone."""
         if self._lane.in_flight.take(delivery):
-            run = self._runs[delivery] = _Run(delivery)
+            run = self._runs[delivery] = Run(delivery)
             run.task = asyncio.get_running_loop().create_task(self._run(run))
 
     def release(self, delivery: Delivery) -> None:
@@ -106,31 +89,31 @@ class Dispatcher:
             return
         delivery.lost = True
         self._lane.observers.notify(LeaseLost(self._lane.queue, delivery.message_id))
-        self._cancel(run, _Cause.LOST)
+        self._cancel(run, Cause.LOST)
 
     def release_unstarted(self) -> None:
         """Shutdown: whatever has not begun goes back to the stream."""
         for run in list(self._runs.values()):
             if run.delivery.started_at == 0:
-                self._cancel(run, _Cause.SHUTDOWN)
+                self._cancel(run, Cause.SHUTDOWN)
 
     def cancel_started(self) -> int:
         """Shutdown: cut short what still runs, without an attempt. Returns how many there were."""
         running = [run for run in self._runs.values() if not run.delivery.settling]
         for run in running:
-            if _runs_in_thread(run):
+            if run.in_thread:
                 self._abandon(run, Release())
             else:
-                self._cancel(run, _Cause.SHUTDOWN)
+                self._cancel(run, Cause.SHUTDOWN)
         return len(running)
 
-    async def _run(self, run: _Run) -> None:
+    async def _run(self, run: Run) -> None:
         try:
             verdict = await self.dispatch(run)
         except asyncio.CancelledError:
             if run.cause is None:
                 raise
-            verdict = None if run.cause is _Cause.LOST else Verdict(run.delivery, Release())
+            verdict = None if run.cause is Cause.LOST else Verdict(run.delivery, Release())
         except BaseException as bug:
             self._failed(bug)  # the worker ends loudly; the message is taken over by another one
             return
@@ -145,7 +128,7 @@ class Dispatcher:
         else:
             self.settler.put(verdict)
 
-    async def dispatch(self, run: _Run) -> Verdict | None:
+    async def dispatch(self, run: Run) -> Verdict | None:
         """What becomes of a delivery; None when it is not ours any more."""
         delivery, around = run.delivery, self._around
         admitted = policy.admit(
@@ -162,7 +145,7 @@ class Dispatcher:
         finally:
             around.isolation.leave()
 
-    async def _handle_alone(self, run: _Run, admission: Admission) -> Verdict | None:
+    async def _handle_alone(self, run: Run, admission: Admission) -> Verdict | None:
         delivery = run.delivery
         patience = self._lane.config.lease if delivery.losses < PATIENT_FROM else None
         async with self._around.isolation.alone(patience) as nothing_else_runs:
@@ -179,7 +162,7 @@ class Dispatcher:
                 return self._verdict(run, Release())
             return await self._handle(run, admission)
 
-    async def _handle(self, run: _Run, admission: Admission) -> Verdict | None:
+    async def _handle(self, run: Run, admission: Admission) -> Verdict | None:
         delivery, handler = run.delivery, admission.handler
         if not self._is_fresh(self._lane):
             await self._renew(self._lane)  # this process was stopped, or Redis was away
@@ -198,11 +181,14 @@ class Dispatcher:
         except asyncio.CancelledError as cancelled:
             if run.cause is None and _is_being_cancelled():
                 raise  # not ours: the loop itself is being closed
-            error = HandlerTimeout(_limit_text(handler.type, limit)) if run.cause is _Cause.TIMEOUT else cancelled
+            error = cancelled
         except (Exception, SystemExit) as raised:
             error = raised
-        if error is not None and run.cause is _Cause.SHUTDOWN:
+        # Who was cancelled did not finish, however its handler took it: returning early is not success.
+        if run.cause is Cause.SHUTDOWN:
             return self._verdict(run, Release())
+        if run.cause is Cause.TIMEOUT:
+            error = HandlerTimeout(_limit_text(handler.type, limit))
         if error is not None and run.delivery.lost:
             return None
         return self._verdict(
@@ -234,17 +220,17 @@ class Dispatcher:
             return self._around.executors.thread(handler.function, arguments)
         return self._around.executors.process(handler.function, admission.message.payload)
 
-    def _time_is_up(self, run: _Run) -> None:
+    def _time_is_up(self, run: Run) -> None:
         assert run.admission is not None
         limit = _limit_text(run.admission.handler.type, run.delivery.deadline - run.delivery.started_at)
-        if _runs_in_thread(run):
+        if run.in_thread:
             text = f"{limit}; it runs in a thread, which cannot be stopped: make it async, or executor='process'"
             self._lane.observers.notify(Noticed(self._lane.queue, text, run.delivery.message_id))
         else:
-            self._cancel(run, _Cause.TIMEOUT)
+            self._cancel(run, Cause.TIMEOUT)
         run.timer = asyncio.get_running_loop().call_later(GRACE, self._give_up, run, limit)
 
-    def _give_up(self, run: _Run, limit: str) -> None:
+    def _give_up(self, run: Run, limit: str) -> None:
         """The grace is over: judge the message now; whatever still runs keeps its slot until it ends."""
         if run.admission is not None and not run.delivery.settling:
             text = f"{limit} and did not end within {GRACE:.0f} s after that; its slot stays taken until it does"
@@ -254,14 +240,14 @@ class Dispatcher:
             )
             self._abandon(run, outcome)
 
-    def _abandon(self, run: _Run, outcome: Outcome) -> None:
+    def _abandon(self, run: Run, outcome: Outcome) -> None:
         run.abandoned = True
         self.settler.put(self._verdict(run, outcome))
 
-    def _cancel(self, run: _Run, cause: _Cause) -> None:
+    def _cancel(self, run: Run, cause: Cause) -> None:
         if run.cause is None and run.task is not None and not run.delivery.settling:
             run.cause = cause
-            if not _runs_in_thread(run):
+            if not run.in_thread:
                 run.task.cancel(cause)
 
     def _settled(self, delivery: Delivery) -> None:
@@ -271,11 +257,11 @@ class Dispatcher:
             if not (run.abandoned and run.task is not None):
                 self._forget(run)
 
-    def _forget(self, run: _Run) -> None:
+    def _forget(self, run: Run) -> None:
         self._runs.pop(run.delivery, None)
         self._lane.in_flight.drop(run.delivery)
 
-    def _verdict(self, run: _Run, outcome: Outcome) -> Verdict:
+    def _verdict(self, run: Run, outcome: Outcome) -> Verdict:
         started = run.delivery.started_at
         kind = run.admission.message.type if run.admission is not None else None
         return Verdict(run.delivery, outcome, kind, time.monotonic() - started if started else 0.0)
@@ -286,11 +272,6 @@ class Dispatcher:
         self._lane.observers.notify_routine(
             Started(message.queue, message.id, message.type, message.retry_count + 1, waited)
         )
-
-
-def _runs_in_thread(run: _Run) -> bool:
-    admission = run.admission
-    return admission is not None and admission.handler.executor == "thread" and run.delivery.started_at > 0
 
 
 def _limit_text(message_type: str, limit: float) -> str:

@@ -8,23 +8,14 @@ import socket
 import sys
 import time
 import uuid
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass, field
+from collections.abc import AsyncIterator
 from typing import Any
 
 import anyio
 
-from streamq.core.clock import Clock, SystemClock
-from streamq.core.config import LEVELS, ErrorRules, QueueConfig, WorkerConfig
-from streamq.core.context import PublishCall
+from streamq.core.config import LEVELS, QueueConfig
 from streamq.core.errors import RedisUnavailable
-from streamq.core.events import Observers
 from streamq.core.events import RedisUnavailable as Outage
-from streamq.core.message import Message
-from streamq.core.middleware import Middleware
-from streamq.core.registry import Registry
-from streamq.core.signing import KeyRing
 from streamq.runtime.dispatcher import Dispatcher, Surroundings
 from streamq.runtime.executors import Executors
 from streamq.runtime.fetcher import Fetcher
@@ -35,60 +26,17 @@ from streamq.runtime.janitor import Janitor
 from streamq.runtime.lane import Lane
 from streamq.runtime.lease_keeper import LeaseKeeper
 from streamq.runtime.lifecycle import Lifecycle, State
+from streamq.runtime.mover import Mover
+from streamq.runtime.plan import Plan
 from streamq.runtime.promoter import Promoter
 from streamq.runtime.reclaimer import Reclaimer
 from streamq.runtime.redis_clock import RedisClock
 from streamq.runtime.supervisor import Supervisor
 from streamq.store.beats import Beat, BeatConnection
-from streamq.store.connection import Connections
-from streamq.store.keys import Keyspace
 from streamq.store.reader import QueueReader
 from streamq.store.streams import QueueStore
 
 START_PATIENCE = 10.0  # seconds for which a starting worker waits for Redis
-
-Lifespan = Callable[[], AbstractAsyncContextManager[Any]]
-
-
-@dataclass(kw_only=True)
-class Plan:
-    """What a worker is to do.
-
-    Args:
-        queues: their configurations, with ``signing`` resolved.
-        limits: what holds for all of them.
-        connections: how to reach Redis.
-        keyspace: how keys are spelled.
-        registry: the handlers.
-        keys: the signing keys.
-        rules: the configured classes of errors.
-        publish: behind ``ctx.publish``.
-        logger_for: behind ``ctx.log``.
-        middleware: around every handler.
-        lifespan: what lives as long as the worker; its value is ``ctx.state``.
-        observers: who is told.
-        name: the first part of the consumer's name; the host's name by default.
-        burst: end when nothing is ready and nothing of ours is pending.
-        drain_timeout: seconds that running handlers get at the end; None leaves it to ``limits``.
-        clock: this machine's.
-    """
-
-    queues: Sequence[QueueConfig]
-    limits: WorkerConfig
-    connections: Connections
-    keyspace: Keyspace
-    registry: Registry
-    keys: KeyRing
-    rules: ErrorRules
-    publish: PublishCall
-    logger_for: Callable[[Message], Any]
-    middleware: Sequence[Middleware] = ()
-    lifespan: Lifespan | None = None
-    observers: Observers = field(default_factory=Observers)
-    name: str | None = None
-    burst: bool = False
-    drain_timeout: float | None = None
-    clock: Clock = field(default_factory=SystemClock)
 
 
 class Worker:
@@ -164,7 +112,9 @@ class Worker:
                     break
                 except RedisUnavailable as error:
                     if time.monotonic() > until or await self.lifecycle.pause(0.5):
-                        raise RedisUnavailable(f"Redis at {self._plan.connections.url} was not reachable: {error}") from error
+                        raise RedisUnavailable(
+                            f"Redis at {self._plan.connections.url} was not reachable: {error}"
+                        ) from error
 
     @contextlib.asynccontextmanager
     async def _beating(self) -> AsyncIterator[None]:
@@ -200,6 +150,9 @@ class Worker:
                 roles.start_soon(lane.supervisor.keep, "reclaim", reclaimer.run)
                 roles.start_soon(lane.supervisor.keep, "promote", Promoter(lane).run)
                 roles.start_soon(lane.supervisor.keep, "tidy up", Janitor(lane).run)
+                if self._plan.keyspace.clustered:
+                    mover = Mover(lane, self._plan.connections, self._plan.keyspace)
+                    roles.start_soon(lane.supervisor.keep, "move dead letters", mover.run)
                 roles.start_soon(self._wake_when_quiet, lane, reader)
             roles.start_soon(self.health.run)
             self.lifecycle.started()
@@ -218,7 +171,8 @@ class Worker:
         if await self._empty_within(timeout):
             return 0
         cancelled = sum(dispatcher.cancel_started() for dispatcher in self._dispatchers.values())
-        await self._empty_within(5.0, hurried=True)
+        if not await self._empty_within(5.0, hurried=True):  # Redis is away: others take over what it never heard of
+            cancelled = max(cancelled, sum(len(lane.in_flight) for lane in self.lanes))
         return cancelled
 
     async def _empty_within(self, timeout: float, *, hurried: bool = False) -> bool:
@@ -271,6 +225,11 @@ class Worker:
     def _lane(self, config: QueueConfig) -> Lane:
         plan = self._plan
         store = QueueStore(plan.connections, plan.keyspace, config.name, config.consumer_group)
+
+        async def ensure() -> None:
+            await plan.revive()
+            await store.ensure()
+
         return Lane(
             config=config,
             limits=plan.limits,
@@ -280,7 +239,7 @@ class Worker:
             clock=RedisClock(plan.clock),
             lifecycle=self.lifecycle,
             observers=plan.observers,
-            supervisor=Supervisor(config.name, self.lifecycle, plan.observers, store.ensure),
+            supervisor=Supervisor(config.name, self.lifecycle, plan.observers, ensure),
         )
 
     def _dispatcher(self, lane: Lane, state: Any) -> Dispatcher:

@@ -1,16 +1,16 @@
-"""Looking, apart from changing: depths, workers, delayed messages, the server itself."""
+"""Looking, apart from changing: depths, workers, what waits."""
 
 from collections import Counter
-from collections.abc import AsyncIterator
-from typing import Any, NamedTuple
+from collections.abc import AsyncIterator, Iterable
+from typing import Any
 
 import msgspec
 
 from streamq.core import codec
-from streamq.core.config import Config
-from streamq.core.errors import RedisUnavailable
+from streamq.core.config import Config, QueueConfig
 from streamq.core.ledger import Moment
-from streamq.store.connection import Connections
+from streamq.store.connection import Connections, GroupMissing
+from streamq.store.delayed import DelayedMessage, delayed_messages, names_of
 from streamq.store.keys import Keyspace
 from streamq.store.scripts import script
 from streamq.store.streams import QueueStore
@@ -53,7 +53,7 @@ class WorkerInfo(msgspec.Struct, frozen=True):
         consumer: its name.
         queue: which queue.
         alive: whether it beats.
-        beat_age_s: seconds since its last beat.
+        beat_age_s: seconds since its last beat; None when it holds entries but never beat.
         pending: entries it holds.
         slots: handlers it runs at once.
         types: what it can handle.
@@ -63,39 +63,11 @@ class WorkerInfo(msgspec.Struct, frozen=True):
     consumer: str
     queue: str
     alive: bool
-    beat_age_s: float
+    beat_age_s: float | None
     pending: int
     slots: int | None = None
     types: list[str] = []
     started_ms: int | None = None
-
-
-class DelayedMessage(msgspec.Struct, frozen=True):
-    """A message that waits.
-
-    Args:
-        id: what `cancel` takes.
-        queue: where it waits.
-        due_ms: when it is due, milliseconds since the epoch.
-        type: of its payload, where that can be read.
-        priority: level it will go to.
-        retry_count: handler failures so far.
-    """
-
-    id: str
-    queue: str
-    due_ms: int
-    type: str | None
-    priority: str | None
-    retry_count: int
-
-
-class ServerFacts(NamedTuple):
-    """What a server says of itself; what it may not be asked is missing."""
-
-    info: dict[str, Any]
-    settings: dict[str, str]
-    refused: list[str]
 
 
 class Inspector:
@@ -109,6 +81,7 @@ class Inspector:
 
     def __init__(self, connections: Connections, keyspace: Keyspace, config: Config) -> None:
         self._connections, self._keyspace, self._config = connections, keyspace, config
+        self._tallies: dict[str, tuple[object, Counter[str]]] = {}  # by stream: what it was when it was counted
 
     def store(self, queue: str) -> QueueStore:
         """The door to one queue."""
@@ -128,110 +101,105 @@ class Inspector:
         rows = []
         for queue in queues:
             moment = await self.moment(queue)
-            alive = sum(worker.alive for worker in await self.workers(queue))
+            beats, _ = await self._beats(queue)
+            alive = sum(self._is_alive(moment.now_ms - beat) for beat in beats.values())
             rows.append(_stats(queue, moment, dead.get(queue, 0), alive))
         return rows
 
     async def dead_by_queue(self) -> dict[str, int]:
         """Dead letters that lie there now, by the queue they came from."""
-        counts: Counter[str] = Counter()
         streams = [self._keyspace.dead_letter]
         if self._keyspace.clustered:
             streams += [self._keyspace.queue(name).dead for name in await self.names()]
+        counts: Counter[str] = Counter()
         for stream in streams:
-            start = "-"
-            while start:
-                last, *pairs = await self._connections.run(script("tally"), [stream], [start, PAGE])
-                counts.update({name.decode(): n for name, n in zip(pairs[::2], pairs[1::2], strict=True)})
-                start = f"({last.decode()}" if last else ""
+            counts.update(await self._tally(stream))
         return dict(counts)
-
-    async def dead_ledger(self) -> tuple[int, int]:
-        """Entries in the stream of all dead letters, and how many were ever purged from it."""
-        length = await self._connections.execute("XLEN", self._keyspace.dead_letter)
-        purged = await self._connections.execute("HGET", self._keyspace.dead_letter_ledger, "purged")
-        return int(length), int(purged or 0)
 
     async def workers(self, queue: str) -> list[WorkerInfo]:
         """The workers of a queue, by name."""
         store = self.store(queue)
         moment = await store.moment()
-        flat = await self._connections.execute("HGETALL", store.keys.workers)
-        beats = {name.decode(): value for name, value in _pairs(flat)}
+        beats, abouts = await self._beats(queue)
+        pending = await self._pending(store)
         rows = []
-        for name, beat in sorted(beats.items()):
-            if not name.startswith("!") and beat.isdigit():
-                age = (moment.now_ms - int(beat)) / 1000
-                about = _about(beats.get(f"!about:{name}"))
-                alive = age <= self._config.worker.silent_after
-                rows.append(WorkerInfo(name, queue, alive, round(age, 3), await self._pending(store, name), **about))
+        for name in sorted({*beats, *pending}):
+            age = moment.now_ms - beats[name] if name in beats else None
+            about = _about(abouts.get(name))
+            alive = age is not None and self._is_alive(age)
+            shown = None if age is None else round(age / 1000, 3)
+            rows.append(WorkerInfo(name, queue, alive, shown, pending.get(name, 0), **about))
         return rows
 
-    async def delayed(self, queue: str, limit: int = 1000) -> AsyncIterator[DelayedMessage]:
+    def delayed(self, queue: str, limit: int | None = None) -> AsyncIterator[DelayedMessage]:
         """Messages that wait, the next one first.
 
         Args:
             queue: which queue.
             limit: how many at most.
         """
-        keys = self._keyspace.queue(queue)
-        seen = 0
-        while seen < limit:
-            stop = min(seen + PAGE, limit) - 1
-            page = _scores(await self._connections.execute("ZRANGE", keys.delayed, seen, stop, "WITHSCORES"))
-            if not page:
-                return
-            bodies = await self._connections.execute("HMGET", keys.messages, *(member for member, _ in page))
-            for (member, due), body in zip(page, bodies, strict=True):
-                yield _delayed(queue, member.decode(errors="replace"), due, body)
-            seen += len(page)
+        return delayed_messages(self._connections, self._keyspace.queue(queue), queue, limit)
 
-    async def server(self) -> ServerFacts:
-        """What the server says of itself, as far as we may ask."""
-        refused: list[str] = []
-        info: dict[str, Any] = {}
-        settings: dict[str, str] = {}
-        try:
-            found = await self._connections.execute("INFO")
-            info = found if isinstance(found, dict) else {}
-        except RedisUnavailable:
-            refused.append("INFO")
-        for name in ("maxmemory-policy", "maxmemory", "appendonly", "appendfsync", "save", "timeout"):
-            try:
-                reply = await self._connections.execute("CONFIG", "GET", name)
-                settings.update({_text(key): _text(value) for key, value in _pairs(reply)})
-            except RedisUnavailable:
-                refused.append(f"CONFIG GET {name}")
-        return ServerFacts(info, settings, refused)
+    async def waiting_under(self, queue: str, ids: Iterable[str]) -> dict[str, list[str]]:
+        """The names under which messages wait, by message id; see ``store.delayed.names_of``."""
+        return await names_of(self._connections, self._keyspace.queue(queue), ids)
 
-    async def types(self, queue: str) -> dict[str, str]:
-        """The type of each key of a queue that is there."""
-        keys = self._keyspace.queue(queue)
-        named = {name: getattr(keys, name) for name in keys.__slots__}
-        found = {key: _text(await self._connections.execute("TYPE", key)) for key in named.values()}
-        return {key: kind for key, kind in found.items() if kind != "none"}
+    async def _beats(self, queue: str) -> tuple[dict[str, int], dict[str, bytes]]:
+        """Last beats in milliseconds, and what workers say of themselves, by consumer."""
+        flat = await self._connections.execute("HGETALL", self._keyspace.queue(queue).workers)
+        held = {name.decode(errors="replace"): value for name, value in pairs(flat)}
+        beats = {name: int(value) for name, value in held.items() if not name.startswith("!") and value.isdigit()}
+        prefix = "!about:"
+        return beats, {name.removeprefix(prefix): value for name, value in held.items() if name.startswith(prefix)}
 
-    async def groups(self, queue: str) -> list[str]:
-        """The consumer groups on any stream of a queue."""
-        names: set[str] = set()
-        for stream in self._keyspace.queue(queue).streams:
-            try:
-                for group in await self._connections.execute("XINFO", "GROUPS", stream):
-                    names.add(_text(dict(_pairs(group)).get(b"name") or dict(_pairs(group)).get("name")))
-            except RedisUnavailable as error:
-                if "no such key" not in str(error).lower():
-                    raise
-        return sorted(names)
+    def _is_alive(self, age_ms: int) -> bool:
+        return age_ms <= self._config.worker.silent_after * 1000
 
-    async def _pending(self, store: QueueStore, consumer: str) -> int:
-        total = 0
+    async def _tally(self, stream: str) -> Counter[str]:
+        """Dead letters in a stream by queue; counted again only when something came or went."""
+        length = await self._connections.execute("XLEN", stream)
+        if not length:
+            return Counter()
+        last = await self._connections.execute("XREVRANGE", stream, "+", "-", "COUNT", 1)
+        mark = (length, last[0][0] if last else None)
+        known, counts = self._tallies.get(stream, (None, Counter[str]()))
+        if known == mark:
+            return counts
+        counts, start = Counter(), "-"
+        while start:
+            last_seen, *found = await self._connections.run(script("tally"), [stream], [start, PAGE])
+            counts.update({name.decode(errors="replace"): n for name, n in pairs(found)})
+            start = f"({last_seen.decode()}" if last_seen else ""
+        self._tallies[stream] = mark, counts
+        return counts
+
+    async def _pending(self, store: QueueStore) -> Counter[str]:
+        """How many entries each consumer holds."""
+        held: Counter[str] = Counter()
         for stream in store.keys.streams:
             try:
                 summary = await self._connections.execute("XPENDING", stream, store.group)
-            except RedisUnavailable:  # no group yet: nothing is pending
+            except GroupMissing:  # no worker has been here yet: nothing is pending
                 continue
-            total += _pending_of(summary, consumer)
-        return total
+            held.update(_pending_by_consumer(summary))
+        return held
+
+
+def unhealthy(stats: QueueStats, config: QueueConfig) -> list[str]:
+    """Why a queue is not healthy; nothing when it is.
+
+    Args:
+        stats: how it stands.
+        config: its limits.
+    """
+    said = []
+    if stats.ready >= config.healthy_below:
+        said.append(f"{stats.ready} messages wait, healthy are fewer than {config.healthy_below}")
+    if stats.pending >= config.healthy_pending_below:
+        said.append(f"{stats.pending} are in flight, healthy are fewer than {config.healthy_pending_below}")
+    if not stats.consumers and stats.ready + stats.pending:
+        said.append(f"{stats.ready + stats.pending} messages and no worker")
+    return said
 
 
 def _stats(queue: str, moment: Moment, dead: int, alive: int) -> QueueStats:
@@ -256,61 +224,27 @@ def _age(now_ms: int, moments: list[int]) -> float | None:
     return round(max(0, now_ms - min(moments)) / 1000, 3) if moments else None
 
 
-def _delayed(queue: str, member: str, due: float, body: bytes | None) -> DelayedMessage:
-    fields = read_packed(body or b"")
-    kind = None
+def _about(raw: bytes | None) -> dict[str, Any]:
     try:
-        kind = codec.decode_type(fields[b"payload"])
-    except (KeyError, *codec.DECODE_ERRORS):
-        pass
-    retries = fields.get(b"retry_count", b"0")
-    priority = fields.get(b"priority")
-    return DelayedMessage(
-        member, queue, round(due), kind, priority.decode(errors="replace") if priority else None,
-        int(retries) if retries.isdigit() else 0,
-    )  # fmt: skip
-
-
-def read_packed(packed: bytes) -> dict[bytes, bytes]:
-    """The fields of a packed entry; empty when it is not one."""
-    parts, at = [], 0
-    while at < len(packed):
-        colon = packed.find(b":", at, at + 9)
-        if colon < 0 or not packed[at:colon].isdigit():
-            return {}
-        end = colon + 1 + int(packed[at:colon])
-        if packed[end : end + 1] != b",":
-            return {}
-        parts.append(packed[colon + 1 : end])
-        at = end + 1
-    return dict(zip(parts[::2], parts[1::2], strict=True)) if len(parts) % 2 == 0 else {}
-
-
-def _about(raw: Any) -> dict[str, Any]:
-    try:
-        about = msgspec.json.decode(raw or b"{}")
-    except msgspec.DecodeError:
+        about = msgspec.json.decode(raw or b"{}", type=dict[str, Any])
+    except codec.DECODE_ERRORS:
         return {}
     return {name: about[name] for name in ("slots", "types", "started_ms") if name in about}
 
 
-def _pending_of(summary: Any, consumer: str) -> int:
+def _pending_by_consumer(summary: Any) -> dict[str, int]:
     if isinstance(summary, dict):  # as redis-py parses it
-        return sum(c["pending"] for c in summary["consumers"] if _text(c["name"]) == consumer)
-    return sum(int(count) for name, count in (summary[3] or ()) if _text(name) == consumer)
+        return {text(c["name"]): int(c["pending"]) for c in summary["consumers"]}
+    return {text(name): int(count) for name, count in (summary[3] or ())}
 
 
-def _pairs(reply: Any) -> list[tuple[Any, Any]]:
+def pairs(reply: Any) -> list[tuple[Any, Any]]:
+    """Names and values, whichever way this protocol version writes a map."""
     if isinstance(reply, dict):
         return list(reply.items())
     return list(zip(reply[::2], reply[1::2], strict=True))
 
 
-def _scores(reply: Any) -> list[tuple[bytes, float]]:
-    if reply and not isinstance(reply[0], list | tuple):
-        return [(member, float(score)) for member, score in zip(reply[::2], reply[1::2], strict=True)]
-    return [(member, float(score)) for member, score in reply]
-
-
-def _text(value: Any) -> str:
+def text(value: Any) -> str:
+    """What Redis said, as text."""
     return value.decode(errors="replace") if isinstance(value, bytes) else str(value)

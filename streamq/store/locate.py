@@ -26,6 +26,15 @@ class Located(NamedTuple):
     origin: str
     server: EmbeddedServer | None = None
 
+    async def revive(self) -> None:
+        """Start the embedded server anew when somebody killed it; any other comes back by itself.
+
+        Raises:
+            RedisUnavailable: it cannot be started.
+        """
+        if self.server is not None:
+            await asyncio.to_thread(self.server.acquire)
+
     async def leave(self) -> None:
         """Leave the embedded server; the last one out stops it."""
         if self.server is not None:
@@ -47,11 +56,17 @@ async def locate(said: str | None, origin: str, *, project: Path, production: bo
     """
     if said is not None:
         url = parse_url(said)
-        return await _join(url.directory or project / DIRECTORY_NAME, origin) if url.kind == "embedded" else Located(url, origin)
+        return (
+            await _join(url.directory or project / DIRECTORY_NAME, origin)
+            if url.kind == "embedded"
+            else Located(url, origin)
+        )
     if await _answers(LOCAL):
         return Located(parse_url(LOCAL), "answers on this machine")
     if production:
-        raise RedisUnavailable(f"no Redis is configured and nothing answers at {LOCAL} (STREAMQ_ENV=production). {WAYS_OUT}")
+        raise RedisUnavailable(
+            f"no Redis is configured and nothing answers at {LOCAL} (STREAMQ_ENV=production). {WAYS_OUT}"
+        )
     return await _join(project / DIRECTORY_NAME, "embedded, because no Redis was found (for development only)")
 
 

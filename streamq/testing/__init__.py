@@ -1,0 +1,1 @@
+"""What users test with: a private server, and a stand-in for one."""

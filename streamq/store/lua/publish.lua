@@ -5,7 +5,7 @@
 --       level delay_ms due_ms id index_of_its_once_key(0 = none) number_of_values name value name value ...
 -- Returns: a word per message: OK | DUP | IDEM first_id | FULL | ERR text
 -- A message that was accepted within the window is recognised by its id in the same step that adds it, so a try
--- whose reply was lost can be repeated. Lengths are read first: a key of a wrong type fails before any write.
+-- whose reply was lost can be repeated. All keys are read first: one of a wrong type fails before any write.
 -- include: time entry
 local window, max_length, once_ttl = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
 local delayed, messages, ledger = KEYS[5], KEYS[6], KEYS[7]
@@ -19,6 +19,10 @@ redis.call('HLEN', messages)
 redis.call('HLEN', ledger)
 redis.call('SCARD', KEYS[8])
 redis.call('SCARD', KEYS[9])
+local first_of = {} -- idempotency key -> the id that was accepted for it
+for i = 10, #KEYS do
+  first_of[KEYS[i]] = redis.call('GET', KEYS[i])
+end
 
 local now = now_ms()
 local bucket = math.floor(now / window)
@@ -46,7 +50,7 @@ for n = 1, tonumber(ARGV[4]) do
   if ARGV[at + 4] == '0' then
     once = nil
   end
-  local first = once and redis.call('GET', once)
+  local first = once and first_of[once]
   if redis.call('SISMEMBER', fresh, id) == 1 or redis.call('SISMEMBER', older, id) == 1
     or redis.call('ZSCORE', delayed, id) then
     words[n] = 'DUP'
@@ -67,6 +71,7 @@ for n = 1, tonumber(ARGV[4]) do
       if once then
         local wait = math.max(delay_ms, due_ms - now, 0)
         redis.call('SET', once, id, 'PX', integer(math.max(once_ttl, wait + 3600000)))
+        first_of[once] = id
       end
     end
   end

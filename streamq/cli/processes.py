@@ -1,0 +1,142 @@
+"""``--processes`` and ``--reload``: a parent that starts worker processes, starts those that crash anew, and passes
+signals on. It does no work itself, so nothing that kills a worker kills it."""
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+
+import anyio
+import structlog
+
+from streamq import logs
+from streamq.cli.run import BAD_CONFIG, CUT_SHORT, FAILURE, UNREACHABLE, USAGE, fail, run_async
+
+FINAL = (0, CUT_SHORT, USAGE, UNREACHABLE, BAD_CONFIG)  # exit codes that another start would only repeat
+FIRST_PAUSE, LONGEST_PAUSE = 0.5, 10.0  # seconds before a crashed worker is started anew
+STEADY = 30.0  # seconds after which a crash counts as the first one again
+
+
+def supervise(count: int, *, reload: bool = False) -> int:
+    """Run worker processes until they end.
+
+    Args:
+        count: how many.
+        reload: start them anew when a Python file below the working directory changes.
+
+    Returns:
+        The exit code for all: the first that is not 0.
+    """
+    logs.configure(os.environ.get("LOG_LEVEL", "info"))
+    return int(run_async(_Parent(count, reload=reload).run))
+
+
+class _Parent:
+    def __init__(self, count: int, *, reload: bool) -> None:
+        self._count, self._reload = count, reload
+        self._children: dict[int, anyio.abc.Process] = {}
+        self._stopped = anyio.Event()
+        self._reloading = False
+        self._code = 0
+        self._log = structlog.get_logger("streamq")
+
+    async def run(self) -> int:
+        async with anyio.create_task_group() as group:
+            group.start_soon(self._pass_signals_on)
+            if self._reload:
+                group.start_soon(self._watch_files)
+            async with anyio.create_task_group() as children:
+                for number in range(self._count):
+                    children.start_soon(self._keep, number)
+            group.cancel_scope.cancel()
+        return self._code
+
+    async def _keep(self, number: int) -> None:
+        pause = FIRST_PAUSE
+        while not self._stopped.is_set():
+            started = anyio.current_time()
+            code = await self._run_child(number)
+            if self._stopped.is_set() or (code in FINAL and not self._reloading):
+                self._code = self._code or max(code, 0)
+                if code not in (0, CUT_SHORT):
+                    self._stop(signal.SIGTERM)
+                return
+            if not self._reloading:
+                pause = FIRST_PAUSE if anyio.current_time() - started > STEADY else min(LONGEST_PAUSE, 2 * pause)
+                self._log.error("a worker process died; starting it anew", number=number, code=code, after=pause)
+                await self._pause(pause)
+
+    async def _pause(self, seconds: float) -> None:
+        with anyio.move_on_after(seconds):
+            await self._stopped.wait()
+
+    async def _run_child(self, number: int) -> int:
+        # A session of its own: Ctrl-C on the terminal reaches the parent alone, which passes it on once. The pipe on
+        # stdin tells the child when the parent is gone without having said so.
+        process = await anyio.open_process(
+            [sys.executable, "-m", "streamq", *child_arguments(sys.argv[1:], number)],
+            stdin=subprocess.PIPE, stdout=None, stderr=None, start_new_session=True,
+            env={**os.environ, "STREAMQ_PROCESSES": "1", "STREAMQ_RELOAD": "", "STREAMQ_SUPERVISED": "1"},
+        )  # fmt: skip
+        self._children[number] = process
+        try:
+            return await process.wait()
+        finally:
+            del self._children[number]
+            await process.aclose()
+
+    async def _pass_signals_on(self) -> None:
+        with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as received:
+            async for number in received:
+                self._stop(number)
+
+    async def _watch_files(self) -> None:
+        try:
+            from watchfiles import PythonFilter, awatch
+        except ImportError:
+            fail("--reload needs watchfiles: pip install 'streamq[reload]'", FAILURE)
+        async for changes in awatch(".", watch_filter=PythonFilter()):
+            self._log.info("files changed; starting anew", files=sorted({path for _, path in changes})[:5])
+            self._reloading = True
+            running = list(self._children.values())
+            self._signal(signal.SIGTERM)
+            for process in running:
+                await process.wait()
+            self._reloading = False
+
+    def _stop(self, number: signal.Signals) -> None:
+        self._stopped.set()
+        self._signal(number)
+
+    def _signal(self, number: signal.Signals) -> None:
+        for process in self._children.values():
+            with contextlib.suppress(ProcessLookupError):
+                process.send_signal(number)
+
+
+def child_arguments(arguments: Sequence[str], number: int) -> list[str]:
+    """The command line of one child: without what is the parent's, and with a port of its own.
+
+    Args:
+        arguments: of the parent.
+        number: of the child, from 0.
+    """
+    kept: list[str] = []
+    given = iter(arguments)
+    for argument in given:
+        if argument == "--processes":
+            next(given, None)
+        elif argument == "--http":
+            kept += (argument, _port_of(next(given, ""), number))
+        elif argument.startswith("--http="):
+            kept.append(f"--http={_port_of(argument.removeprefix('--http='), number)}")
+        elif argument != "--reload" and not argument.startswith("--processes="):
+            kept.append(argument)
+    return kept
+
+
+def _port_of(address: str, number: int) -> str:
+    host, _, port = address.rpartition(":")
+    return f"{host}:{int(port) + number}" if port.isdigit() and port != "0" else address

@@ -1,0 +1,77 @@
+"""What may be said about a message beside its payload, and what of it makes no sense. Pure."""
+
+import dataclasses
+from collections.abc import Mapping
+from datetime import datetime, timedelta
+from typing import Any
+
+from streamq.core.config import LEVELS, Level
+from streamq.core.errors import InvalidMessage
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """What may be said about a message beside its payload.
+
+    Args:
+        priority: level inside the queue: critical, high, normal or low.
+        delay: seconds until it is due, by the clock of Redis.
+        delay_until: when it is due, instead of ``delay``.
+        max_retries: retries after the first run.
+        timeout: seconds one run may take.
+        expires: seconds, or the time, after which it is not run any more.
+        correlation_id: ties together the messages of one case.
+        created_by: who publishes; the host's name by default.
+        headers: values of your own, and trace context.
+        idempotency_key: a second message with the same key is not accepted for ``idempotency_window``.
+        message_id: an id of your own; repeating it within ``seen_window`` adds nothing.
+    """
+
+    priority: Level = "normal"
+    delay: float | timedelta | None = None
+    delay_until: datetime | None = None
+    max_retries: int | None = None
+    timeout: float | timedelta | None = None
+    expires: float | timedelta | datetime | None = None
+    correlation_id: str | None = None
+    created_by: str | None = None
+    headers: Mapping[str, Any] | None = None
+    idempotency_key: str | None = None
+    message_id: str | None = None
+
+
+OPTION_NAMES = tuple(field.name for field in dataclasses.fields(Options))
+
+
+def check_options(options: Options) -> None:
+    """Refuse what makes no sense.
+
+    Raises:
+        InvalidMessage: it names the option and what would be right.
+    """
+    if options.priority not in LEVELS:
+        raise InvalidMessage(f"priority {options.priority!r} should be one of {', '.join(LEVELS)}")
+    if options.delay is not None and options.delay_until is not None:
+        raise InvalidMessage("give delay or delay_until, not both")
+    for name in ("delay", "timeout", "expires", "max_retries"):
+        value = getattr(options, name)
+        if isinstance(value, int | float | timedelta) and not isinstance(value, bool):
+            seconds = value.total_seconds() if isinstance(value, timedelta) else value
+            if not 0 <= seconds < 10**9:
+                raise InvalidMessage(f"{name} {value!r} should be 0 or more, and less than 30 years")
+    if options.idempotency_key is not None and not 0 < len(options.idempotency_key) <= 512:
+        raise InvalidMessage("an idempotency key has 1 to 512 characters")
+    for name in ("delay_until", "expires"):
+        value = getattr(options, name)
+        if isinstance(value, datetime) and value.tzinfo is None:
+            raise InvalidMessage(f"{name} {value} needs a time zone, like datetime.now(UTC)")
+
+
+def in_seconds(value: float | timedelta | None) -> float | None:
+    """A duration in seconds."""
+    return value.total_seconds() if isinstance(value, timedelta) else value
+
+
+def as_delta(value: float | timedelta) -> timedelta:
+    """A duration as a timedelta."""
+    return value if isinstance(value, timedelta) else timedelta(seconds=value)

@@ -1,0 +1,45 @@
+"""A stand-in for Redis inside this process, for fast tests: fakeredis, taught what the scripts need.
+
+It is not Redis. XREADGROUP with BLOCK does not block, memory never runs out, XAUTOCLAIM looks at more entries than a
+server would, and INFO, CONFIG and WAIT are missing. What must hold is tested on a `PrivateServer`.
+"""
+
+from typing import Any
+
+import fakeredis
+
+from streamq.store.connection import AsyncClient, Connections, SyncClient
+from streamq.store.url import parse_url
+
+
+class FakeConnections(Connections):
+    """Connections to a fake server.
+
+    Args:
+        server: the fake; by default a new one. Share it to let several processes be played in one.
+        block: seconds that a reading connection waits for messages.
+    """
+
+    def __init__(self, server: fakeredis.FakeServer | None = None, *, block: float = 2.0) -> None:
+        super().__init__(parse_url("redis://localhost"), block=block)
+        self.server = server or fakeredis.FakeServer(server_type="redis", version=(7, 0))
+
+    def beats(self) -> SyncClient:
+        """As of a real server."""
+        return _plain(fakeredis.FakeRedis(server=self.server))
+
+    def _async_client(self, timeout: float, *, single: bool = False) -> AsyncClient:
+        return _plain(fakeredis.FakeAsyncRedis(server=self.server))
+
+
+def _plain(client: Any) -> Any:
+    """Strip the first line of scripts, `#!lua`, which fakeredis refuses."""
+    send = client.execute_command
+
+    def execute_command(name: str, *args: Any, **options: Any) -> Any:
+        if name == "EVAL":
+            args = (args[0].partition("\n")[2], *args[1:])
+        return send(name, *args, **options)
+
+    client.execute_command = execute_command
+    return client
