@@ -1,1 +1,1 @@
-"""Benchmarks: one scenario a file. Figures are ratios to a baseline in the same run: machines differ, ratios less so."""
+"""Benchmarks: one scenario a file. Figures are ratios to a baseline in the same run."""

@@ -14,23 +14,23 @@ SINGLE, CONCURRENT, BULK = 1_000, 10_000, 20_000
 async def run(url: str) -> list[dict[str, object]]:
     """Interleaved rounds of each way and its baseline."""
     return [
-        await _pair("publish, one at a time", url, SINGLE, _one_by_one, _xadd_one_by_one, "redis-py XADD"),
-        await _pair("publish, 100 at once", url, CONCURRENT, _at_once, _xadd_at_once, "redis-py XADD, 100 at once"),
-        await _pair("publish_many", url, BULK, _bulk, _xadd_pipelined, "redis-py XADD, pipelines of 500"),
+        await _pair(url, SINGLE, _one_by_one, _xadd_one_by_one, ("publish, one at a time", "redis-py XADD")),
+        await _pair(url, CONCURRENT, _at_once, _xadd_at_once, ("publish, 100 at once", "redis-py XADD, 100 at once")),
+        await _pair(url, BULK, _bulk, _xadd_pipelined, ("publish_many", "redis-py XADD, pipelines of 500")),
     ]
 
 
 Way = Callable[[str, int], Awaitable[None]]
 
 
-async def _pair(what: str, url: str, count: int, way: Way, plain: Way, against: str) -> dict[str, object]:
+async def _pair(url: str, count: int, way: Way, plain: Way, what: tuple[str, str]) -> dict[str, object]:
     ours, baseline = [], []
     for _ in range(ROUNDS):
         await _empty(url)
         ours.append(await rate(count, lambda: way(url, count)))
         await _empty(url)
         baseline.append(await rate(count, lambda: plain(url, count)))
-    return row(what, ours, baseline, against)
+    return row(what[0], ours, baseline, what[1])
 
 
 async def _empty(url: str) -> None:

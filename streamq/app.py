@@ -5,11 +5,11 @@ from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from inspect import isasyncgenfunction
 from pathlib import Path
-from typing import Any, TypeVar, Unpack
+from typing import Any, Self, TypeVar, Unpack
 
 from streamq import logs
 from streamq.core import codec
-from streamq.core.errors import StreamqError
+from streamq.core.errors import StreamqError, cause_of
 from streamq.core.events import Observer, Observers
 from streamq.core.middleware import Middleware
 from streamq.core.options import Options
@@ -63,8 +63,12 @@ class StreamQ:
             self._settings = load_settings(config=path, redis_url=self._redis_url)
         return self._settings
 
-    def configure(self, settings: Settings) -> None:
-        """Use these settings instead of looking for them: what the command line found."""
+    def configure(self, settings: Settings | None) -> None:
+        """Use these settings from now on: what the command line or a test found.
+
+        Args:
+            settings: None = look for them again at the next use.
+        """
         self._settings = settings
 
     def handler(
@@ -96,8 +100,10 @@ class StreamQ:
         )  # fmt: skip
 
     def lifespan(self, function: F) -> F:
-        """Register what lives as long as a worker: an async generator function, or one that returns an async context
-        manager. What it yields is ``ctx.state``.
+        """Register what lives as long as a worker; what it yields is ``ctx.state``.
+
+        Args:
+            function: an async generator function, or one that returns an async context manager.
         """
         self._lifespan = asynccontextmanager(function) if isasyncgenfunction(function) else function
         return function
@@ -116,7 +122,7 @@ class StreamQ:
         """
         self.observers.add(observer, routine=routine)
 
-    async def __aenter__(self) -> "StreamQ":
+    async def __aenter__(self) -> Self:
         """Connect, to publish and to look."""
         if self._open == 0:
             self._session = await self._stack.enter_async_context(open_session(self.settings, self.observers))
@@ -250,7 +256,10 @@ class AppWorker:
             self.worker = Worker(plan)
             if self._stopped:
                 self.worker.stop()
-            return await self.worker.run()
+            try:
+                return await self.worker.run()
+            except BaseExceptionGroup as group:
+                raise cause_of(group) from None
 
     def running(self) -> int:
         """How many messages it holds."""

@@ -88,7 +88,10 @@ def decorator(
         queues: the queues it handles; publishing goes to the first.
         type: the type it handles; the function's name by default.
         executor: where it runs; by default coroutines on the loop and everything else in a thread.
-        timeout, max_retries, retry_on, never_retry: see ``StreamQ.handler``.
+        timeout: see ``StreamQ.handler``, as the next three.
+        max_retries: likewise.
+        retry_on: likewise.
+        never_retry: likewise.
         publish_options: defaults of ``publish``.
     """
     check_option_names(publish_options)

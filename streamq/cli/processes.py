@@ -1,5 +1,7 @@
-"""``--processes`` and ``--reload``: a parent that starts worker processes, starts those that crash anew, and passes
-signals on. It does no work itself, so nothing that kills a worker kills it."""
+"""``--processes`` and ``--reload``: a parent that starts worker processes, and starts those that crash anew.
+
+It does no work itself, so nothing that kills a worker kills it.
+"""
 
 import contextlib
 import os

@@ -44,7 +44,12 @@ def run_async(main: Callable[[], Awaitable[Any]]) -> Any:
     """Run a coroutine function on uvloop where it is installed, on asyncio's own loop otherwise."""
     import anyio
 
-    return anyio.run(main, backend="asyncio", backend_options={"use_uvloop": _has_uvloop()})
+    from streamq.core.errors import cause_of
+
+    try:
+        return anyio.run(main, backend="asyncio", backend_options={"use_uvloop": _has_uvloop()})
+    except BaseExceptionGroup as group:
+        raise cause_of(group) from None
 
 
 def fail(text: str, code: int) -> NoReturn:

@@ -1,11 +1,10 @@
 """``streamq worker``: serve queues."""
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from streamq.cli.options import AppName, ConfigPath, RedisUrl, load_app, settings_from
+from streamq.cli.options import AppName, ConfigPath, RedisUrl, duration, load_app, option, settings_from
 from streamq.cli.run import CUT_SHORT, INTERRUPTED, command, run_async
 
 if TYPE_CHECKING:
@@ -16,44 +15,49 @@ if TYPE_CHECKING:
 HARD_EXIT_AFTER = 2  # signals: the third does not wait for anything
 
 
+Queues = Annotated[
+    list[str] | None,
+    option("--queue", "-q", help="A queue to serve; repeat it for several. [env: QUEUE_NAME, QUEUE_NAMES]"),
+]
+Concurrency = Annotated[
+    int | None, option("--concurrency", "-c", min=1, help="Handlers at once on each queue. [env: MAX_CONCURRENT]")
+]
+Processes = Annotated[
+    int, option("--processes", min=1, help="Worker processes; those that die are replaced.")
+]
+Burst = Annotated[bool, option("--burst", help="End when nothing is ready; messages due later stay.")]
+DrainTimeout = Annotated[
+    float | None,
+    option(
+        "--drain-timeout", parser=duration, metavar="TIME", help="What running handlers get after SIGTERM."
+    ),
+]
+Reload = Annotated[bool, option("--reload", help="Start anew when a Python file changes: for development.")]
+Http = Annotated[
+    str | None,
+    option("--http", help="Serve /livez, /readyz and /metrics at HOST:PORT; :9090 means this machine only."),
+]
+Name = Annotated[str | None, option("--name", help="First part of the worker's name; default: this host's.")]
+
+
 def register(app: typer.Typer) -> None:
     """Add the command."""
     app.command()(command(worker))
 
 
 def worker(
-    queue: Annotated[
-        list[str] | None,
-        typer.Option("--queue", "-q", help="A queue to serve; repeat it for several. [env: QUEUE_NAME, QUEUE_NAMES]"),
-    ] = None,
+    queue: Queues = None,
     app: AppName = None,
-    concurrency: Annotated[
-        int | None,
-        typer.Option("--concurrency", "-c", min=1, envvar="STREAMQ_CONCURRENCY", help="Handlers at once on each queue. [env: MAX_CONCURRENT]"),
-    ] = None,
-    processes: Annotated[
-        int, typer.Option("--processes", min=1, envvar="STREAMQ_PROCESSES", help="Run so many worker processes.")
-    ] = 1,
-    burst: Annotated[
-        bool, typer.Option("--burst", envvar="STREAMQ_BURST", help="End when nothing is ready; messages due later stay.")
-    ] = False,
-    drain_timeout: Annotated[
-        str | None,
-        typer.Option("--drain-timeout", envvar="STREAMQ_DRAIN_TIMEOUT", help="How long running handlers get after SIGTERM, like 25s."),
-    ] = None,
-    reload: Annotated[
-        bool, typer.Option("--reload", envvar="STREAMQ_RELOAD", help="Start anew when a Python file changes: for development.")
-    ] = False,
-    http: Annotated[
-        str | None,
-        typer.Option("--http", envvar="STREAMQ_HTTP", help="Serve /livez, /readyz and /metrics at HOST:PORT; :9090 means 127.0.0.1."),
-    ] = None,
-    name: Annotated[
-        str | None, typer.Option("--name", envvar="STREAMQ_NAME", help="First part of the worker's name; default: this host's.")
-    ] = None,
+    concurrency: Concurrency = None,
+    processes: Processes = 1,
+    burst: Burst = False,
+    drain_timeout: DrainTimeout = None,
+    reload: Reload = False,
+    http: Http = None,
+    name: Name = None,
     config: ConfigPath = None,
     redis_url: RedisUrl = None,
-) -> None:  # fmt: skip
+) -> None:
     """Serve queues until stopped.
 
     SIGTERM and Ctrl-C finish what runs and exit with 0 (75 when work had to be cut short and was handed back).
@@ -71,7 +75,7 @@ def worker(
         concurrency=concurrency or settings.concurrency,
         burst=burst,
         name=name,
-        drain_timeout=_seconds(drain_timeout),
+        drain_timeout=drain_timeout,
     )
     _exit(run_async(lambda: _serve(loaded, serving, http)), serving)
 
@@ -151,14 +155,3 @@ def _exit(ended: tuple[int, int], serving: "AppWorker") -> None:
         sys.stderr.flush()
         os._exit(code)
     raise typer.Exit(code)
-
-
-def _seconds(text: str | None) -> float | None:
-    from streamq.core.config import parse_duration
-
-    if text is None:
-        return None
-    try:
-        return parse_duration(text)
-    except ValueError as error:
-        raise typer.BadParameter(f"--drain-timeout: {error}") from None

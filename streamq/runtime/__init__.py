@@ -1,0 +1,1 @@
+"""Getting messages done: one role a file, put together in ``worker``."""

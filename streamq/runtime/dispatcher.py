@@ -1,4 +1,4 @@
-"""Dispatch: delivery -> outcome. Verify, decode, resolve, middleware, handler, conclude. It returns, it never raises."""
+"""Dispatch: delivery -> outcome. Verify, decode, resolve, middleware, handler, conclude. Returns, never raises."""
 
 import asyncio
 import time
@@ -114,7 +114,7 @@ class Dispatcher:
             if run.cause is None:
                 raise
             verdict = None if run.cause is Cause.LOST else Verdict(run.delivery, Release())
-        except BaseException as bug:
+        except BaseException as bug:  # noqa: BLE001 - told to the worker, which raises it
             self._failed(bug)  # the worker ends loudly; the message is taken over by another one
             return
         if run.timer is not None:
@@ -171,7 +171,9 @@ class Dispatcher:
         limit = policy.time_limit(admission, self._lane.config)
         delivery.started_at = time.monotonic()
         delivery.deadline = delivery.started_at + limit
-        run.timer = asyncio.get_running_loop().call_later(limit, self._time_is_up, run)
+        run.timer = asyncio.get_running_loop().call_later(
+            limit, self._time_is_up, run, _limit_text(handler.type, limit)
+        )
         current_message.set(admission.message)
         if self._lane.observers.routine:
             self._tell_started(admission)
@@ -182,7 +184,7 @@ class Dispatcher:
             if run.cause is None and _is_being_cancelled():
                 raise  # not ours: the loop itself is being closed
             error = cancelled
-        except (Exception, SystemExit) as raised:
+        except (Exception, SystemExit) as raised:  # noqa: BLE001 - whatever a handler raises is judged
             error = raised
         # Who was cancelled did not finish, however its handler took it: returning early is not success.
         if run.cause is Cause.SHUTDOWN:
@@ -220,9 +222,7 @@ class Dispatcher:
             return self._around.executors.thread(handler.function, arguments)
         return self._around.executors.process(handler.function, admission.message.payload)
 
-    def _time_is_up(self, run: Run) -> None:
-        assert run.admission is not None
-        limit = _limit_text(run.admission.handler.type, run.delivery.deadline - run.delivery.started_at)
+    def _time_is_up(self, run: Run, limit: str) -> None:
         if run.in_thread:
             text = f"{limit}; it runs in a thread, which cannot be stopped: make it async, or executor='process'"
             self._lane.observers.notify(Noticed(self._lane.queue, text, run.delivery.message_id))

@@ -36,6 +36,7 @@ class Fetcher:
         self._start, self._release = start, release
         self._burst = burst
         self._passes = 0
+        self._asked_all = False  # the last pass got as far as the last level
 
     async def run(self) -> None:
         """Fetch until the worker is quiet, or in a burst until the queue is done."""
@@ -53,20 +54,21 @@ class Fetcher:
     async def fetch_ready(self) -> int:
         """One pass. Returns how many entries it brought."""
         brought = 0
+        self._asked_all = False
         for level in self.next_order():
             with self._lane.in_flight.reserve(self._lane.in_flight.slots) as room:
                 if room == 0 or self._lane.lifecycle.is_quiet:
-                    break
+                    return brought
                 found = await self._reader.fetch(level, room)
             self._accept(found)
             brought += len(found)
+        self._asked_all = True
         return brought
 
     async def await_doorbell(self) -> None:
-        """Wait until something arrives."""
-        with self._lane.in_flight.reserve(len(LEVELS)):
-            found = await self._reader.wait(self._lane.limits.block)
-        self._accept(found)
+        """Wait until something arrives. No slot is promised to this read, which may go on for long: a worker with few
+        slots would have none left to take over with."""
+        self._accept(await self._reader.wait(self._lane.limits.block))
 
     def next_order(self) -> tuple[Level, ...]:
         """In which order the next pass asks the levels."""
@@ -79,14 +81,15 @@ class Fetcher:
         if len(self._lane.in_flight):
             await self._lane.in_flight.changed()
             return False
-        return (await self._lane.store.promote()).moved == 0
+        return self._asked_all and (await self._lane.store.promote()).moved == 0
 
     def _accept(self, found: list[Delivery]) -> None:
         self._lane.last_poll = time.monotonic()
         if found and self._lane.observers.routine:
             self._lane.observers.notify_routine(Fetched(self._lane.queue, len(found)))
         for delivery in found:
-            # The doorbell may bring one entry a level, and a reclaim may have taken the slots meanwhile.
+            # The doorbell may bring one entry a level, and a reclaim may have taken the slots meanwhile: what has no
+            # slot goes back.
             if self._lane.in_flight.free > 0 and not self._lane.lifecycle.is_quiet:
                 self._start(delivery)
             else:

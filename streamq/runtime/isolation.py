@@ -29,8 +29,10 @@ class Isolation:
 
     @contextlib.asynccontextmanager
     async def alone(self, patience: float | None) -> AsyncIterator[bool]:
-        """Let nothing else start, and wait for what runs. Starts are held back, not only fetches: a fetch that is
-        under way can still bring work, and an innocent that dies with a suspect would be taken for one.
+        """Let nothing else start, and wait for what runs.
+
+        Starts are held back, not only fetches: a fetch that is under way can still bring work, and an innocent that
+        dies with a suspect would be taken for one.
 
         Args:
             patience: seconds to wait for running handlers; None = as long as it takes.

@@ -41,12 +41,11 @@ class LeaseKeeper:
         self._guard = threading.Lock()
         self._poke = threading.Event()
         self._stopping = False
-        self._loop: asyncio.AbstractEventLoop | None = None
+        self._loop = asyncio.get_running_loop()
         self._thread = threading.Thread(target=self._run, name="streamq-beat", daemon=True)
 
     def start(self) -> None:
-        """Begin to beat. Call it on the event loop."""
-        self._loop = asyncio.get_running_loop()
+        """Begin to beat."""
         self._thread.start()
 
     async def stop(self) -> None:
@@ -110,7 +109,6 @@ class LeaseKeeper:
         return True
 
     def _on_loop(self, call: Callable[..., None], *args: object) -> None:
-        assert self._loop is not None
         with contextlib.suppress(RuntimeError):  # the loop is closed: there is nobody left to tell
             self._loop.call_soon_threadsafe(call, *args)
 

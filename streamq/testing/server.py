@@ -90,6 +90,16 @@ class PrivateServer:
         self.stop()
         self.start()
 
+    def empty(self) -> None:
+        """Delete everything it holds.
+
+        Raises:
+            RuntimeError: it refuses.
+        """
+        reply = self._ask(b"FLUSHALL")
+        if not reply.startswith(b"+OK"):
+            raise RuntimeError(f"the server answered FLUSHALL with {reply!r}")
+
     def pause(self) -> None:
         """Freeze it: connections stay open and nothing answers."""
         os.kill(self.pid, signal.SIGSTOP)
@@ -112,13 +122,17 @@ class PrivateServer:
 
     def _answers(self) -> bool:
         """Whether it serves commands: any reply but that it still loads its data. By hand: redis takes 0.6 s to load."""
-        with suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
-            connection.settimeout(1.0)
-            connection.connect(str(self._socket))
-            connection.sendall(b"PING\r\n")
-            reply = connection.recv(64)
+        with suppress(OSError):
+            reply = self._ask(b"PING")
             return reply != b"" and not reply.startswith(b"-LOADING")
         return False
+
+    def _ask(self, command: bytes) -> bytes:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
+            connection.settimeout(5.0)
+            connection.connect(str(self._socket))
+            connection.sendall(command + b"\r\n")
+            return connection.recv(64)
 
 
 def _end(processes: list[subprocess.Popen[bytes]], directory: Path) -> None:

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from streamq.cli.options import option
 from streamq.cli.run import FAILURE, command
 
 
@@ -17,7 +18,7 @@ def register(app: typer.Typer) -> None:
 
 
 async def demo(
-    mails: Annotated[int, typer.Option(min=10, max=2000, envvar="STREAMQ_DEMO_MAILS", help="How many good mails.")] = 60,
+    mails: Annotated[int, option("--mails", min=10, max=2000, help="How many good mails.")] = 60,
 ) -> None:  # fmt: skip
     """Send mails through a worker that is killed half-way, and count what arrived.
 

@@ -3,8 +3,8 @@
 import asyncio
 import email
 from collections import Counter
-from contextlib import asynccontextmanager
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
 
 REFUSED = "nobody@refused.example"
@@ -24,7 +24,9 @@ class Postbox:
         self.taken: Counter[str] = Counter()
         self.deferred = 0
 
-    async def handle_RCPT(self, _server: Any, _session: Any, envelope: Any, address: str, _options: Any) -> str:
+    async def handle_RCPT(  # noqa: N802 - the name that aiosmtpd looks for
+        self, _server: Any, _session: Any, envelope: Any, address: str, _options: Any
+    ) -> str:
         """Answer RCPT TO."""
         if address == REFUSED:
             return "550 5.1.1 no such user"
@@ -34,7 +36,7 @@ class Postbox:
         envelope.rcpt_tos.append(address)
         return "250 OK"
 
-    async def handle_DATA(self, _server: Any, _session: Any, envelope: Any) -> str:
+    async def handle_DATA(self, _server: Any, _session: Any, envelope: Any) -> str:  # noqa: N802 - likewise
         """Take a mail, at the pace of a busy server."""
         await asyncio.sleep(PACE)
         parsed = email.message_from_bytes(envelope.content)
