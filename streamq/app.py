@@ -16,11 +16,11 @@ from streamq.core.options import Options
 from streamq.core.receipt import Receipt
 from streamq.core.registry import ErrorTypes, Executor, Registry
 from streamq.handlers import HandlerDecorator, PublishOptions, check_option_names, decorator
+from streamq.replaying import DeadLetterBox
 from streamq.runtime.plan import Plan
 from streamq.runtime.worker import Worker
 from streamq.session import Session, open_session
 from streamq.settings import Settings, load_settings
-from streamq.store.dead_letters import DeadLetters
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -185,7 +185,7 @@ class StreamQ:
         return await self.session.publisher.publish_many(queue, encoded, Options(**options))
 
     @property
-    def dead_letters(self) -> DeadLetters:
+    def dead_letters(self) -> DeadLetterBox:
         """List, replay and purge dead letters."""
         return self.session.dead_letters
 

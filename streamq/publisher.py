@@ -3,6 +3,7 @@
 import asyncio
 import socket
 import time
+from collections import Counter
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 
@@ -91,14 +92,15 @@ class Publisher:
         """
         check_options(options)
         now = self._clock.time()
-        message_id = check_message_id(options.message_id) if options.message_id else new_message_id(round(now * 1000))
+        own_id = options.message_id
+        message_id = new_message_id(round(now * 1000)) if own_id is None else check_message_id(own_id)
         delay = in_seconds(options.delay) or 0.0
         fields = {
             b"id": message_id.encode(),
             b"queue": config.name.encode(),
             b"priority": PRIORITY_OF[options.priority],
             b"payload": payload,
-            b"metadata": codec.encode(self._metadata(options, now, delay)),
+            b"metadata": codec.encode_metadata(self._metadata(options, now, delay)),
         }
         key = self._keys.signer(config.name)
         if key is not None:
@@ -181,14 +183,11 @@ class _Outbox:
                 return Receipt(word[5:], self.config.name, duplicate=True)
             if word.startswith("ERR "):
                 raise RedisUnavailable(word[4:])
-            await self._make_room(draft, word, patience)
+            await self._wait_for_room(word, patience)
 
-    async def _make_room(self, draft: Draft, word: str, patience: float) -> None:
+    async def _wait_for_room(self, word: str, patience: float) -> None:
         config = self.config
-        if word == "FULL" and config.on_full == "drop_oldest":
-            if await self._store.evict(draft.level, max_length=config.max_length, wanted=1):
-                return
-        elif config.on_full == "block" and time.monotonic() < patience:
+        if config.on_full == "block" and time.monotonic() < patience:
             await asyncio.sleep(min(FULL_PAUSE, max(0.0, patience - time.monotonic())))
             return
         if word == "OOM":
@@ -224,16 +223,33 @@ class _Outbox:
         batch, self._waiting = self._waiting[:count], self._waiting[count:]
         return batch
 
+    async def _publish(self, drafts: Sequence[Draft]) -> list[str]:
+        words = await self._offer_once(drafts)
+        while self.config.on_full == "drop_oldest" and "FULL" in words:
+            refused = [number for number, word in enumerate(words) if word == "FULL"]
+            wanted = Counter(drafts[number].level for number in refused)
+            limit = self.config.max_length
+            room = [await self._store.evict(level, max_length=limit, wanted=n) for level, n in wanted.items()]
+            again = await self._offer_once([drafts[number] for number in refused])
+            for number, word in zip(refused, again, strict=True):
+                words[number] = word
+            # Others publish, too: room that they made, or took, is a reason to go on. Nothing that may go is not.
+            if not any(room) and "OK" not in again:
+                break
+        return words
+
+    async def _offer_once(self, drafts: Sequence[Draft]) -> list[str]:
+        return await self._store.publish(
+            drafts, window_ms=self._window_ms, max_length=self.config.max_length, once_ms=self._once_ms
+        )
+
     async def _send_batch(self, batch: Sequence[tuple[Draft, asyncio.Future[str]]]) -> None:
         answers = [answer for _, answer in batch]
         try:
             if not self._registered:
                 await self._store.register()
                 self._registered = True
-            words = await self._store.publish(
-                [draft for draft, _ in batch], window_ms=self._window_ms, max_length=self.config.max_length,
-                once_ms=self._once_ms,
-            )  # fmt: skip
+            words = await self._publish([draft for draft, _ in batch])
         except BaseException as error:
             for answer in answers:
                 if not answer.done():

@@ -13,9 +13,10 @@ from streamq.core.errors import ConfigError
 from streamq.core.events import Observers
 from streamq.core.signing import KeyRing
 from streamq.publisher import Publisher
+from streamq.replaying import DeadLetterBox
 from streamq.settings import Settings
+from streamq.store.audit import Auditor
 from streamq.store.connection import Connections
-from streamq.store.dead_letters import DeadLetters
 from streamq.store.inspect import Inspector
 from streamq.store.keys import Keyspace
 from streamq.store.locate import Located, locate
@@ -39,7 +40,8 @@ class Session:
             self.connections, self.keyspace, settings.config, self.keys, observers=observers
         )  # fmt: skip
         self.inspector = Inspector(self.connections, self.keyspace, settings.config)
-        self.dead_letters = DeadLetters(self.connections, self.keyspace, self.keys)
+        self.auditor = Auditor(self.connections, self.keyspace, self.inspector)
+        self.dead_letters = DeadLetterBox(self.connections, self.keyspace, self.keys, self.publisher)
 
     def queue_configs(self, names: Sequence[str], concurrency: int | None = None) -> list[QueueConfig]:
         """The queues a worker is to serve, with everything resolved.
@@ -89,7 +91,7 @@ async def open_session(settings: Settings, observers: Observers | None = None) -
     """
     logs.ensure_stderr()
     located = await locate(
-        settings.redis_url, settings.redis_url_origin, project=_project(settings), production=settings.production
+        settings.redis_url, settings.redis_url_origin, project=project_of(settings), production=settings.production
     )
     if located.server is not None and settings.redis_url is None:
         structlog.get_logger("streamq").warning(
@@ -105,7 +107,7 @@ async def open_session(settings: Settings, observers: Observers | None = None) -
         await located.leave()
 
 
-def _project(settings: Settings) -> Path:
+def project_of(settings: Settings) -> Path:
     """The directory an embedded server belongs to: that of the configuration, so that all commands share it."""
     if settings.config_path is None:
         return Path.cwd()

@@ -61,7 +61,9 @@ RedisUrl = Annotated[
 ]  # fmt: skip
 AppName = Annotated[
     str | None,
-    option("--app", help="The app as MODULE:NAME; default: [tool.streamq] app in pyproject.toml, else package workers."),
+    option(
+        "--app", help="The app as MODULE:NAME; default: [tool.streamq] app in pyproject.toml, else package workers."
+    ),
 ]
 
 
@@ -136,7 +138,9 @@ async def chosen_queues(session: "Session", queue: str | None) -> list[str]:
         return known
     if queue not in known:
         hint = suggest(queue, known) if known else "there is none yet"
-        fail(f"there is no queue {queue!r}: not in the configuration, and nothing was published to it; {hint}", NOT_FOUND)
+        fail(
+            f"there is no queue {queue!r}: not in the configuration, and nothing was published to it; {hint}", NOT_FOUND
+        )
     return [queue]
 
 
@@ -198,6 +202,8 @@ def _app_of_project() -> str | None:
                 with path.open("rb") as file:
                     named = tomllib.load(file).get("tool", {}).get("streamq", {}).get("app")
             except (tomllib.TOMLDecodeError, AttributeError) as error:
-                raise ConfigError(f"{path.name} cannot be read: {error}; mend it, or name the app with --app") from error
+                raise ConfigError(
+                    f"{path.name} cannot be read: {error}; mend it, or name the app with --app"
+                ) from error
             return str(named) if named else None
     return None

@@ -5,7 +5,7 @@ import re
 import sys
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Annotated, Any
+from typing import IO, Annotated, Any
 
 import typer
 
@@ -78,14 +78,15 @@ async def show_stream(
 
 
 class JsonWriter:
-    """Writes rows as one JSON array, or each on a line of its own.
+    """Writes rows as one JSON array, or each on a line of its own. In UTF-8, whatever the locale says.
 
     Args:
         form: json or jsonl.
+        file: where to; stdout by default.
     """
 
-    def __init__(self, form: Format) -> None:
-        self._form = form
+    def __init__(self, form: Format, file: IO[bytes] | None = None) -> None:
+        self._form, self._file = form, file
         self._rows = 0
 
     def write(self, row: Row) -> None:
@@ -94,16 +95,22 @@ class JsonWriter:
 
         text = msgspec.json.encode(row)
         if self._form is Format.JSONL:
-            typer.echo(text.decode())
+            self._put(text)
         else:
-            pretty = msgspec.json.format(text, indent=2).decode().replace("\n", "\n  ")
-            typer.echo(f"{',' if self._rows else '['}\n  {pretty}", nl=False)
+            pretty = msgspec.json.format(text, indent=2).replace(b"\n", b"\n  ")
+            self._put((b",\n  " if self._rows else b"[\n  ") + pretty, end=b"")
         self._rows += 1
 
     def close(self) -> None:
         """End the array."""
         if self._form is Format.JSON:
-            typer.echo("\n]" if self._rows else "[]")
+            self._put(b"\n]" if self._rows else b"[]")
+
+    def _put(self, text: bytes, end: bytes = b"\n") -> None:
+        if self._file is not None:
+            self._file.write(text + end)
+        else:
+            typer.echo(text + end, nl=False)
 
 
 def print_table(rows: Sequence[Row], columns: Sequence[str], *, title: str | None = None) -> None:
@@ -119,7 +126,7 @@ def table(rows: Sequence[Row], columns: Sequence[str], *, title: str | None = No
     from rich import box
     from rich.table import Table
 
-    drawn = Table(box=box.SIMPLE_HEAD, title=title, pad_edge=False)
+    drawn = Table(box=box.SIMPLE_HEAD, title=title, pad_edge=False, show_edge=False)
     for column in columns:
         numbers = all(_is_number(row.get(column)) for row in rows)
         drawn.add_column(column, justify="right" if numbers else "left", overflow="fold")
@@ -130,7 +137,10 @@ def table(rows: Sequence[Row], columns: Sequence[str], *, title: str | None = No
 
 def moment(seconds: float) -> str:
     """A wall-clock time, RFC 3339 in UTC."""
-    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+    try:
+        return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+    except (OverflowError, ValueError):  # somebody else wrote it, and no calendar reaches so far
+        return f"{seconds:g}"
 
 
 def shown(text: str) -> str:

@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Awaitable, Callable
+from inspect import cleandoc
 from typing import TYPE_CHECKING, Any, NoReturn, ParamSpec
 
 import typer
@@ -37,6 +38,8 @@ def command(function: Callable[P, Awaitable[None] | None]) -> Callable[P, None]:
         except KeyboardInterrupt:
             raise typer.Exit(INTERRUPTED) from None
 
+    # click wraps paragraphs, but for those that begin so: a command line must stay one line.
+    run.__doc__ = cleandoc(function.__doc__ or "").replace("\nExample:", "\n\b\nExample:")
     return run
 
 

@@ -22,15 +22,11 @@ Queues = Annotated[
 Concurrency = Annotated[
     int | None, option("--concurrency", "-c", min=1, help="Handlers at once on each queue. [env: MAX_CONCURRENT]")
 ]
-Processes = Annotated[
-    int, option("--processes", min=1, help="Worker processes; those that die are replaced.")
-]
+Processes = Annotated[int, option("--processes", min=1, help="Worker processes; those that die are replaced.")]
 Burst = Annotated[bool, option("--burst", help="End when nothing is ready; messages due later stay.")]
 DrainTimeout = Annotated[
     float | None,
-    option(
-        "--drain-timeout", parser=duration, metavar="TIME", help="What running handlers get after SIGTERM."
-    ),
+    option("--drain-timeout", parser=duration, metavar="TIME", help="What running handlers get after SIGTERM."),
 ]
 Reload = Annotated[bool, option("--reload", help="Start anew when a Python file changes: for development.")]
 Http = Annotated[

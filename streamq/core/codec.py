@@ -50,6 +50,20 @@ def decode_metadata(raw: bytes) -> Metadata:
     return _metadata.decode(raw)
 
 
+def encode_metadata(metadata: Metadata) -> bytes:
+    """JSON bytes of metadata, checked as a worker will read them.
+
+    Raises:
+        InvalidMessage: a member has another type or size than it may have.
+    """
+    raw = encode(metadata)
+    try:
+        decode_metadata(raw)
+    except DECODE_ERRORS as error:
+        raise InvalidMessage(f"an option of publish cannot be used: {error}") from None
+    return raw
+
+
 def encode(value: object) -> bytes:
     """JSON bytes of a payload or of metadata.
 

@@ -1,10 +1,19 @@
 """Every error that streamq raises, and the four exceptions a handler may raise to decide its own fate."""
 
+from typing import Any
+
 from streamq.core.receipt import Receipt
 
 
 class StreamqError(Exception):
     """The root of all errors raised by streamq."""
+
+
+def cause_of(error: BaseException) -> BaseException:
+    """The one error inside of groups that hold nothing else: task groups wrap whatever leaves them."""
+    while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
+        error = error.exceptions[0]
+    return error
 
 
 class ConfigError(StreamqError):
@@ -45,7 +54,18 @@ class PublishUnknown(StreamqError):
         self.id = message_id
 
 
-class Retry(Exception):
+class _Word(Exception):
+    """What a handler says about its fate. It leaves a child process whole, whatever a subclass's ``__init__`` takes."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _rebuilt, (type(self), self.args), vars(self)
+
+
+def _rebuilt(kind: type[_Word], args: tuple[Any, ...]) -> _Word:
+    return kind.__new__(kind, *args)
+
+
+class Retry(_Word):
     """Raised by a handler: this attempt failed, run the message again.
 
     Args:
@@ -59,7 +79,7 @@ class Retry(Exception):
         self.reason = reason
 
 
-class Snooze(Exception):
+class Snooze(_Word):
     """Raised by a handler: not now; run the message again after ``after`` seconds. No attempt is spent."""
 
     def __init__(self, after: float, reason: str = "") -> None:
@@ -68,7 +88,7 @@ class Snooze(Exception):
         self.reason = reason
 
 
-class Reject(Exception):
+class Reject(_Word):
     """Raised by a handler: this message can never succeed. It becomes a dead letter now."""
 
     def __init__(self, reason: str = "") -> None:
@@ -76,7 +96,7 @@ class Reject(Exception):
         self.reason = reason
 
 
-class Drop(Exception):
+class Drop(_Word):
     """Raised by a handler: this message is not needed any more. It is acknowledged and counted as dropped."""
 
     def __init__(self, reason: str = "") -> None:

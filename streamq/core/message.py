@@ -100,6 +100,7 @@ class Delivery:
     deadline: float = float("inf")  # monotonic
     lost: bool = False  # another worker owns it now
     settling: bool = False  # its outcome is on its way to Redis
+    proven_at: float = float("inf")  # monotonic: when it was surely ours for the last time; infinite: just now
 
     @property
     def key(self) -> tuple[Level, str]:

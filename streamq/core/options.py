@@ -40,6 +40,7 @@ class Options:
     message_id: str | None = None
 
 
+MOST = 10**9  # seconds, about 30 years; or retries
 OPTION_NAMES = tuple(field.name for field in dataclasses.fields(Options))
 
 
@@ -53,18 +54,28 @@ def check_options(options: Options) -> None:
         raise InvalidMessage(f"priority {options.priority!r} should be one of {', '.join(LEVELS)}")
     if options.delay is not None and options.delay_until is not None:
         raise InvalidMessage("give delay or delay_until, not both")
-    for name in ("delay", "timeout", "expires", "max_retries"):
+    for name in ("delay", "timeout", "expires"):
         value = getattr(options, name)
-        if isinstance(value, int | float | timedelta) and not isinstance(value, bool):
-            seconds = value.total_seconds() if isinstance(value, timedelta) else value
-            if not 0 <= seconds < 10**9:
-                raise InvalidMessage(f"{name} {value!r} should be 0 or more, and less than 30 years")
-    if options.idempotency_key is not None and not 0 < len(options.idempotency_key) <= 512:
+        if value is not None and not (name == "expires" and isinstance(value, datetime)):
+            _check_duration(name, value)
+    retries: Any = options.max_retries
+    if retries is not None and not (isinstance(retries, int) and 0 <= retries < MOST):
+        raise InvalidMessage(f"max_retries {retries!r} should be a number, 0 or more")
+    once: Any = options.idempotency_key
+    if once is not None and not (isinstance(once, str) and 0 < len(once) <= 512):
         raise InvalidMessage("an idempotency key has 1 to 512 characters")
     for name in ("delay_until", "expires"):
         value = getattr(options, name)
         if isinstance(value, datetime) and value.tzinfo is None:
             raise InvalidMessage(f"{name} {value} needs a time zone, like datetime.now(UTC)")
+    if not isinstance(options.delay_until, datetime | None):
+        raise InvalidMessage(f"delay_until {options.delay_until!r} should be a datetime; delay takes seconds")
+
+
+def _check_duration(name: str, value: Any) -> None:
+    seconds = in_seconds(value)
+    if not (isinstance(seconds, int | float) and 0 <= seconds < MOST):
+        raise InvalidMessage(f"{name} {value!r} should be seconds or a timedelta: 0 or more, and less than 30 years")
 
 
 def in_seconds(value: float | timedelta | None) -> float | None:

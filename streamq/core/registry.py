@@ -67,6 +67,7 @@ class Registry:
                     f"two handlers for type {handler.type!r} on queue {queue!r}: "
                     f"{_place(known)} and {_place(handler)}; give one of them another type"
                 )
+        for queue in dict.fromkeys(handler.queues):
             if handler.is_pattern:
                 prefixes = self._prefixes.setdefault(queue, [])
                 prefixes.append((handler.type[:-1], handler))

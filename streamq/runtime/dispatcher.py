@@ -2,54 +2,21 @@
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 from streamq.core import middleware, policy
-from streamq.core.config import ErrorRules
-from streamq.core.context import Context, PublishCall, current_message
+from streamq.core.context import Context, current_message
 from streamq.core.events import LeaseLost, Noticed, Started
-from streamq.core.message import Delivery, Message
+from streamq.core.message import Delivery
 from streamq.core.outcome import Outcome, Release
 from streamq.core.policy import Admission, HandlerTimeout
-from streamq.core.registry import Registry
-from streamq.core.signing import KeyRing
-from streamq.runtime.executors import Executors
-from streamq.runtime.isolation import Isolation
 from streamq.runtime.lane import GRACE, Lane
-from streamq.runtime.run import Cause, Run
+from streamq.runtime.run import Cause, Run, Surroundings
 from streamq.runtime.settler import Settler, Verdict
 
 PATIENT_FROM = 5  # losses from which a suspect waits for its turn however long that takes
 SUSPECT_PAUSE_MS = 30_000
-
-
-@dataclass(slots=True, kw_only=True)
-class Surroundings:
-    """What every dispatcher of a worker shares.
-
-    Args:
-        registry: the app's handlers.
-        keys: all signing keys.
-        rules: the configured classes of errors.
-        layers: the app's middleware, the outermost first.
-        state: what the app's lifespan yielded.
-        publish: behind ``ctx.publish``.
-        logger_for: a logger that carries the ids of a message.
-        isolation: the gate of this process.
-        executors: its threads and children.
-    """
-
-    registry: Registry
-    keys: KeyRing
-    rules: ErrorRules
-    layers: Sequence[middleware.Middleware]
-    state: Any
-    publish: PublishCall
-    logger_for: Callable[[Message], Any]
-    isolation: Isolation
-    executors: Executors
 
 
 class Dispatcher:
@@ -107,13 +74,33 @@ class Dispatcher:
                 self._cancel(run, Cause.SHUTDOWN)
         return len(running)
 
+    async def told(self) -> None:
+        """Wait until Redis has the outcome of every delivery; a handler that cannot be stopped may still run."""
+        while any(not run.settled for run in self._runs.values()):
+            await self._lane.in_flight.changed()
+        await self.settler.empty()
+
+    def abort(self) -> list[asyncio.Task[None]]:
+        """No handler outlives the worker. Returns what has yet to end; what it held is taken over by others."""
+        tasks = [run.task for run in self._runs.values() if run.task is not None]
+        for task in tasks:
+            task.cancel()
+        return tasks
+
+    def give_back(self) -> None:
+        """Shutdown, at last: what was cut short and does not end is released while it still runs."""
+        for run in self._runs.values():
+            if not run.delivery.settling:
+                self._abandon(run, Release())
+
     async def _run(self, run: Run) -> None:
+        run.begun = True
         try:
-            verdict = await self.dispatch(run)
+            verdict = await self.dispatch(run) if run.cause is None else self._stopped(run)
         except asyncio.CancelledError:
             if run.cause is None:
                 raise
-            verdict = None if run.cause is Cause.LOST else Verdict(run.delivery, Release())
+            verdict = self._stopped(run)
         except BaseException as bug:  # noqa: BLE001 - told to the worker, which raises it
             self._failed(bug)  # the worker ends loudly; the message is taken over by another one
             return
@@ -164,9 +151,9 @@ class Dispatcher:
 
     async def _handle(self, run: Run, admission: Admission) -> Verdict | None:
         delivery, handler = run.delivery, admission.handler
-        if not self._is_fresh(self._lane):
-            await self._renew(self._lane)  # this process was stopped, or Redis was away
-        if delivery.lost:
+        if not self._is_fresh(self._lane) or time.monotonic() - delivery.proven_at > self._lane.trust:
+            await self._renew(self._lane)  # this process was stopped, its loop was blocked, or Redis was away
+        if delivery.lost or run.abandoned:
             return None
         limit = policy.time_limit(admission, self._lane.config)
         delivery.started_at = time.monotonic()
@@ -187,15 +174,19 @@ class Dispatcher:
         except (Exception, SystemExit) as raised:  # noqa: BLE001 - whatever a handler raises is judged
             error = raised
         # Who was cancelled did not finish, however its handler took it: returning early is not success.
-        if run.cause is Cause.SHUTDOWN:
-            return self._verdict(run, Release())
         if run.cause is Cause.TIMEOUT:
             error = HandlerTimeout(_limit_text(handler.type, limit))
+        elif run.cause is not None and not run.in_thread:
+            return self._stopped(run)
         if error is not None and run.delivery.lost:
             return None
         return self._verdict(
             run, policy.conclude(error, admission, delivery, self._lane.config, self._around.rules)
         )  # fmt: skip
+
+    def _stopped(self, run: Run) -> Verdict | None:
+        """Cancelled, and not for its own fault: no attempt. What was lost may have come back to us meanwhile."""
+        return None if run.delivery.lost else self._verdict(run, Release())
 
     async def _call(self, admission: Admission, delivery: Delivery) -> None:
         message, handler, arguments = admission
@@ -247,7 +238,7 @@ class Dispatcher:
     def _cancel(self, run: Run, cause: Cause) -> None:
         if run.cause is None and run.task is not None and not run.delivery.settling:
             run.cause = cause
-            if not run.in_thread:
+            if run.begun and not run.in_thread:  # a task that is cancelled before its first step never runs
                 run.task.cancel(cause)
 
     def _settled(self, delivery: Delivery) -> None:
@@ -256,6 +247,8 @@ class Dispatcher:
             run.settled = True
             if not (run.abandoned and run.task is not None):
                 self._forget(run)
+            else:
+                self._lane.in_flight.poke()
 
     def _forget(self, run: Run) -> None:
         self._runs.pop(run.delivery, None)

@@ -2,9 +2,9 @@
 
 import asyncio
 import contextvars
-import functools
+import signal
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import anyio
@@ -25,17 +25,22 @@ class Executors:
         self._most = most
         self._threads: ThreadPoolExecutor | None = None
         self._children: anyio.CapacityLimiter | None = None
-        self.busy_threads = 0
+        self._busy: set[Future[Any]] = set()
+
+    @property
+    def busy_threads(self) -> int:
+        """How many threads run a handler, whether anybody still waits for it or not."""
+        return len(self._busy)
 
     async def thread(self, function: Callable[..., Any], arguments: dict[str, Any]) -> Any:
         """Run a function in a thread. It cannot be stopped: cancelled or not, this returns when it ends."""
         if self._threads is None:
             self._threads = ThreadPoolExecutor(self._most, thread_name_prefix="streamq")
-        call = functools.partial(contextvars.copy_context().run, functools.partial(function, **arguments))
-        future = asyncio.get_running_loop().run_in_executor(self._threads, call)
-        self.busy_threads += 1
-        future.add_done_callback(self._thread_ended)
-        return await future
+        future = self._threads.submit(contextvars.copy_context().run, _in_thread, function, arguments)
+        # The thread's own future: the loop's is done as soon as nobody waits any more.
+        self._busy.add(future)
+        future.add_done_callback(self._busy.discard)
+        return await asyncio.wrap_future(future)
 
     async def process(self, function: Callable[..., Any], payload: bytes) -> None:
         """Run a function in a child process. Cancelling kills the child.
@@ -56,13 +61,28 @@ class Executors:
         if self._threads is not None:
             self._threads.shutdown(wait=False, cancel_futures=True)
 
-    def _thread_ended(self, future: asyncio.Future[Any]) -> None:
-        self.busy_threads -= 1
-        if not future.cancelled():
-            future.exception()  # an abandoned handler's error has been judged already
+
+def _in_thread(function: Callable[..., Any], arguments: dict[str, Any]) -> Any:
+    try:
+        return function(**arguments)
+    except StopIteration as error:  # no future can carry it: whoever waits would wait for ever
+        raise RuntimeError("the handler raised StopIteration") from error
 
 
 def _in_child(function: Callable[..., Any], payload: bytes) -> None:
+    # Ctrl-C and a service manager's SIGTERM reach the whole process group. When a handler ends is the worker's
+    # business: it lets it finish or kills it, and a child that died of such a signal would look like one that its
+    # message killed.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _not_heard)
     # The payload is decoded here, from its JSON bytes: nothing but this process's own function reference and bytes
     # crosses the pipe.
-    function(**bind(function).arguments(payload))
+    arguments = bind(function).arguments(payload)
+    try:
+        function(**arguments)
+    except SystemExit as error:  # it would end this process, and the next handler that is sent here would die with it
+        raise RuntimeError(f"the handler raised SystemExit: {error.code}") from error
+
+
+def _not_heard(*_: object) -> None:
+    """Unlike SIG_IGN, this is not inherited by programs that a handler starts."""

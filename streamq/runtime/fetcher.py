@@ -66,9 +66,12 @@ class Fetcher:
         return brought
 
     async def await_doorbell(self) -> None:
-        """Wait until something arrives. No slot is promised to this read, which may go on for long: a worker with few
-        slots would have none left to take over with."""
-        self._accept(await self._reader.wait(self._lane.limits.block))
+        """Wait until something arrives."""
+        lane = self._lane
+        # No slot is promised to this read, which may go on for long: a worker with few would have none left to take
+        # over with.
+        if lane.in_flight.free > 0 and not lane.lifecycle.is_quiet:  # both may have changed during the pass
+            self._accept(await self._reader.wait(lane.limits.block))
 
     def next_order(self) -> tuple[Level, ...]:
         """In which order the next pass asks the levels."""
@@ -81,7 +84,10 @@ class Fetcher:
         if len(self._lane.in_flight):
             await self._lane.in_flight.changed()
             return False
-        return self._asked_all and (await self._lane.store.promote()).moved == 0
+        if (await self._lane.store.promote()).moved:
+            return False
+        # Once more: since the last pass another role may have promoted what was due, or taken something over.
+        return not await self.fetch_ready() and self._asked_all and not len(self._lane.in_flight)
 
     def _accept(self, found: list[Delivery]) -> None:
         self._lane.last_poll = time.monotonic()

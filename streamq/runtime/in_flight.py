@@ -17,6 +17,7 @@ class InFlight:
 
     def __init__(self, slots: int) -> None:
         self.slots = slots
+        self.taken = 0  # deliveries that ever got a slot
         self._held: dict[tuple[Level, str], Delivery] = {}
         self._reserved = 0
         self._changed = asyncio.Event()
@@ -41,9 +42,10 @@ class InFlight:
         """
         held = self._held.get(delivery.key)
         if held is not None:
-            held.token, held.lost = delivery.token, False
+            held.token, held.lost, held.proven_at = delivery.token, False, delivery.proven_at
             return False
         self._held[delivery.key] = delivery
+        self.taken += 1
         return True
 
     def drop(self, delivery: Delivery) -> None:

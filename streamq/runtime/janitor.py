@@ -26,7 +26,9 @@ class Janitor:
         """Forget who has been silent for long and has nothing pending. Returns how many went."""
         dead_after = max(60.0, 5 * self._lane.limits.silent_after)
         gone = 0
-        for consumer in await self._lane.store.consumers():
+        # A group that was made anew does not know who beat under the old one: those are only called silent, for ever.
+        names = {*await self._lane.store.consumers(), *self._lane.silent}
+        for consumer in sorted(names):
             if consumer != self._lane.consumer:
                 word = await self._lane.store.forget(consumer, dead_after_ms=round(dead_after * 1000))
                 gone += word == "OK"

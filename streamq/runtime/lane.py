@@ -1,5 +1,6 @@
 """What the roles of one queue share."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from streamq.core.config import QueueConfig, WorkerConfig
@@ -41,6 +42,7 @@ class Lane:
     supervisor: Supervisor
     last_poll: float = 0.0  # monotonic: when the queue was last read without an error
     last_beat: float = field(default=float("-inf"))  # monotonic: when our last good beat was sent
+    silent: Sequence[str] = ()  # consumers that our last beat found silent
 
     @property
     def queue(self) -> str:

@@ -25,16 +25,18 @@ class LeaseKeeper:
         connection: sends the beats.
         heard: called on the event loop with what each beat learned.
         failed: called on the event loop when a beat did not get through.
+        broke: called on the event loop with a bug; there are no more beats then.
         about: what this worker can do on a queue, as JSON.
     """
 
     def __init__(
         self, lanes: Sequence[Lane], connection: BeatConnection, *, heard: Callable[[Lane, Beat], None],
-        failed: Callable[[Lane, RedisUnavailable], None], about: Callable[[Lane], str],
+        failed: Callable[[Lane, RedisUnavailable], None], broke: Callable[[BaseException], None],
+        about: Callable[[Lane], str],
     ) -> None:  # fmt: skip
         self._lanes = lanes
         self._connection = connection
-        self._heard, self._failed, self._about = heard, failed, about
+        self._heard, self._failed, self._broke, self._about = heard, failed, broke, about
         self._told: set[str] = set()  # queues that know what we can do
         self._next = dict.fromkeys((lane.queue for lane in lanes), 0.0)
         self._waiters: list[tuple[Lane, asyncio.Future[None]]] = []
@@ -67,22 +69,29 @@ class LeaseKeeper:
         await waiter
 
     def _run(self) -> None:
-        while not self._stopping:
-            self._poke.wait(max(0.0, min(self._next.values()) - time.monotonic()))
-            self._poke.clear()
-            with self._guard:
-                waiters, self._waiters = self._waiters, []
-            asked = {lane.queue for lane, _ in waiters}
-            for lane in self._lanes:
-                if lane.queue in asked or self._next[lane.queue] <= time.monotonic():
-                    good = self._beat(lane)
-                    mine = [pair for pair in waiters if pair[0] is lane]
-                    if good:
-                        self._on_loop(_resolve, [waiter for _, waiter in mine])
-                    else:
-                        with self._guard:
-                            self._waiters += mine
-        self._connection.close()
+        try:
+            while not self._stopping:
+                self._poke.wait(max(0.0, min(self._next.values()) - time.monotonic()))
+                self._poke.clear()
+                self._beat_where_due()
+        except BaseException as bug:  # noqa: BLE001 - a thread that ends without a word costs every lease of this worker
+            self._on_loop(self._broke, bug)
+        finally:
+            self._connection.close()
+
+    def _beat_where_due(self) -> None:
+        with self._guard:
+            waiters, self._waiters = self._waiters, []
+        asked = {lane.queue for lane, _ in waiters}
+        for lane in self._lanes:
+            if lane.queue in asked or self._next[lane.queue] <= time.monotonic():
+                good = self._beat(lane)
+                mine = [pair for pair in waiters if pair[0] is lane]
+                if good:
+                    self._on_loop(_resolve, [waiter for _, waiter in mine])
+                else:
+                    with self._guard:
+                        self._waiters += mine
 
     def _beat(self, lane: Lane) -> bool:
         sent_at = time.monotonic()
@@ -105,6 +114,8 @@ class LeaseKeeper:
         self._told.add(lane.queue)
         self._next[lane.queue] = sent_at + lane.beat_interval
         lane.last_beat = sent_at
+        for delivery in held:  # also of what is lost: that is told by `lost`
+            delivery.proven_at = sent_at
         self._on_loop(self._heard, lane, beat)
         return True
 

@@ -1,6 +1,7 @@
 """Where a worker stands in its life, and how it is told to end."""
 
 import asyncio
+from collections.abc import Awaitable
 from enum import StrEnum
 
 
@@ -53,6 +54,15 @@ class Lifecycle:
     async def until_quiet(self) -> None:
         """Wait to be told to end."""
         await self._quiet.wait()
+
+    async def unless_quiet(self, awaitable: Awaitable[object]) -> None:
+        """Wait for something, but not when it is time to be quiet."""
+        waits = [asyncio.ensure_future(awaitable), asyncio.ensure_future(self._quiet.wait())]
+        try:
+            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for wait in waits:
+                wait.cancel()
 
     async def until_hurry(self) -> None:
         """Wait to be told not to wait."""

@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+import time
 from collections.abc import Callable
 
 from streamq.core.events import Reclaimed
@@ -49,6 +50,7 @@ class Reclaimer:
             with self._lane.in_flight.reserve(PAGE) as room:
                 if room == 0:
                     break
+                asked_at = time.monotonic()
                 found = await self._lane.store.reclaim(
                     self._lane.consumer,
                     lease_ms=round(self._lane.config.lease * 1000),
@@ -61,6 +63,7 @@ class Reclaimer:
             self._cursors = found.cursors
             taken += len(found.deliveries)
             for delivery in found.deliveries:
+                delivery.proven_at = asked_at
                 self._start(delivery)
             if found.deliveries or found.suspects or found.dead:
                 event = Reclaimed(self._lane.queue, len(found.deliveries), found.suspects, found.dead)

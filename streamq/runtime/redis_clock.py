@@ -14,6 +14,10 @@ class RedisClock:
         self._clock = clock
         self._offset: float | None = None  # Redis's wall clock less our monotonic one, in seconds
 
+    def another(self) -> "RedisClock":
+        """A clock that has heard nothing yet, beside the same one of this machine."""
+        return RedisClock(self._clock)
+
     def heard(self, now_ms: int) -> None:
         """Redis has just said what time it is."""
         self._offset = now_ms / 1000 - self._clock.monotonic()

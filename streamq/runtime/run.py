@@ -1,11 +1,20 @@
-"""One run of a handler, from its delivery's slot to its end."""
+"""One run of a handler, from its delivery's slot to its end, and what surrounds it."""
 
 import asyncio
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Any
 
-from streamq.core.message import Delivery
+from streamq.core.config import ErrorRules
+from streamq.core.context import PublishCall
+from streamq.core.message import Delivery, Message
+from streamq.core.middleware import Middleware
 from streamq.core.policy import Admission
+from streamq.core.registry import Registry
+from streamq.core.signing import KeyRing
+from streamq.runtime.executors import Executors
+from streamq.runtime.isolation import Isolation
 
 
 class Cause(StrEnum):
@@ -24,6 +33,7 @@ class Run:
     task: asyncio.Task[None] | None = None
     admission: Admission | None = None
     timer: asyncio.TimerHandle | None = None
+    begun: bool = False  # its task has made its first step
     cause: Cause | None = None  # why it was cancelled
     abandoned: bool = False  # judged already, but its handler cannot be stopped
     settled: bool = False
@@ -33,3 +43,30 @@ class Run:
         """Whether its handler runs in a thread: nothing can stop it."""
         admission = self.admission
         return admission is not None and admission.handler.executor == "thread" and self.delivery.started_at > 0
+
+
+@dataclass(slots=True, kw_only=True)
+class Surroundings:
+    """What every dispatcher of a worker shares.
+
+    Args:
+        registry: the app's handlers.
+        keys: all signing keys.
+        rules: the configured classes of errors.
+        layers: the app's middleware, the outermost first.
+        state: what the app's lifespan yielded.
+        publish: behind ``ctx.publish``.
+        logger_for: a logger that carries the ids of a message.
+        isolation: the gate of this process.
+        executors: its threads and children.
+    """
+
+    registry: Registry
+    keys: KeyRing
+    rules: ErrorRules
+    layers: Sequence[Middleware]
+    state: Any
+    publish: PublishCall
+    logger_for: Callable[[Message], Any]
+    isolation: Isolation
+    executors: Executors

@@ -45,12 +45,21 @@ class Settler:
         self._settled = settled
         self._due: list[Verdict] = []
         self._wake = asyncio.Event()
+        self._open = 0  # outcomes that Redis does not have yet
+        self._all_known = asyncio.Event()
 
     def put(self, verdict: Verdict) -> None:
         """Hand over an outcome; it goes out with the others of this turn of the loop."""
         verdict.delivery.settling = True
         self._due.append(verdict)
+        self._open += 1
         self._wake.set()
+
+    async def empty(self) -> None:
+        """Wait until Redis has every outcome: also of deliveries that never had a slot."""
+        while self._open:
+            self._all_known.clear()
+            await self._all_known.wait()
 
     async def run(self) -> None:
         """Settle until cancelled: the settler outlives every role that feeds it."""
@@ -106,6 +115,8 @@ class Settler:
 
     def _done(self, batch: Sequence[Verdict], words: Sequence[str] | None) -> None:
         observers = self._lane.observers
+        self._open -= len(batch)
+        self._all_known.set()
         for number, verdict in enumerate(batch):
             delivery, outcome = verdict.delivery, verdict.outcome
             self._settled(delivery)

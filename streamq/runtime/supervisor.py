@@ -89,8 +89,9 @@ class Supervisor:
     def _failed(self, name: str, outage: "_Outage", error: RedisUnavailable) -> None:
         if time.monotonic() - outage.began_at > STEADY:
             outage.failures = 0
+        outage.began_at = float("inf")  # nothing runs now: tries that fail slowly are no sign of health
         outage.failures += 1
-        if outage.failures == 1:
+        if not outage.told:
             outage.told = True
             self._observers.notify(Outage(self._queue, name, str(error), outage.failures))
 
@@ -104,4 +105,4 @@ class Supervisor:
 class _Outage:
     failures: int = 0
     told: bool = False
-    began_at: float = 0.0
+    began_at: float = float("inf")  # monotonic: since when the role runs

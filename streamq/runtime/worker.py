@@ -8,7 +8,7 @@ import socket
 import sys
 import time
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 import anyio
@@ -16,7 +16,8 @@ import anyio
 from streamq.core.config import LEVELS, QueueConfig
 from streamq.core.errors import RedisUnavailable
 from streamq.core.events import RedisUnavailable as Outage
-from streamq.runtime.dispatcher import Dispatcher, Surroundings
+from streamq.runtime.burst import Burst
+from streamq.runtime.dispatcher import Dispatcher
 from streamq.runtime.executors import Executors
 from streamq.runtime.fetcher import Fetcher
 from streamq.runtime.health import Health
@@ -31,12 +32,14 @@ from streamq.runtime.plan import Plan
 from streamq.runtime.promoter import Promoter
 from streamq.runtime.reclaimer import Reclaimer
 from streamq.runtime.redis_clock import RedisClock
+from streamq.runtime.run import Surroundings
 from streamq.runtime.supervisor import Supervisor
 from streamq.store.beats import Beat, BeatConnection
 from streamq.store.reader import QueueReader
 from streamq.store.streams import QueueStore
 
 START_PATIENCE = 10.0  # seconds for which a starting worker waits for Redis
+CANCEL_PATIENCE = 2.5  # seconds that handlers get to end after they were cut short, and Redis to hear of them
 
 
 class Worker:
@@ -63,6 +66,7 @@ class Worker:
             BeatConnection(plan.connections),
             heard=self._heard,
             failed=self._missed,
+            broke=self.lifecycle.fail,
             about=self._about,
         )
 
@@ -90,9 +94,12 @@ class Worker:
             # Senders stop before receivers: the settlers outlive whatever produces outcomes.
             async with anyio.create_task_group() as settlers:
                 for dispatcher in self._dispatchers.values():
-                    settlers.start_soon(dispatcher.settler.run)
-                await self._serve()
-                cancelled = await self._drain()
+                    settlers.start_soon(self._guard, dispatcher.settler.run)
+                try:
+                    await self._serve()
+                    cancelled = await self._drain()
+                finally:
+                    await self._abort()
                 settlers.cancel_scope.cancel()
         await self._leave()
         self.executors.close()
@@ -120,23 +127,15 @@ class Worker:
     async def _beating(self) -> AsyncIterator[None]:
         self._keeper.start()
         try:
-            for lane in self.lanes:
-                await self._keeper.renew(lane)
+            # Redis may be away again: whoever is told to stop does not wait for it.
+            await self.lifecycle.unless_quiet(asyncio.gather(*(self._keeper.renew(lane) for lane in self.lanes)))
             yield
         finally:
             await self._keeper.stop()
 
     async def _serve(self) -> None:
         """Run the roles until it is time to be quiet, then wait for each to end by itself. None is cancelled."""
-        bursts = len(self.lanes)
-
-        async def fetch(lane: Lane, fetcher: Fetcher) -> None:
-            nonlocal bursts
-            await lane.supervisor.keep("fetch", fetcher.run)
-            bursts -= 1
-            if bursts == 0:  # every queue is done, or the worker is quiet already
-                self.lifecycle.quiet()
-
+        burst = Burst(self.lanes, self.lifecycle)
         async with anyio.create_task_group() as roles:
             for lane in self.lanes:
                 dispatcher = self._dispatchers[lane.queue]
@@ -146,16 +145,26 @@ class Worker:
                     lane, reader, start=dispatcher.start, release=dispatcher.release, burst=self._plan.burst
                 )
                 reclaimer = self._reclaimers[lane.queue] = Reclaimer(lane, start=dispatcher.start)
-                roles.start_soon(fetch, lane, fetcher)
-                roles.start_soon(lane.supervisor.keep, "reclaim", reclaimer.run)
-                roles.start_soon(lane.supervisor.keep, "promote", Promoter(lane).run)
-                roles.start_soon(lane.supervisor.keep, "tidy up", Janitor(lane).run)
+                if self._plan.burst:
+                    roles.start_soon(self._guard, burst.keep, lane, fetcher)
+                else:
+                    roles.start_soon(self._guard, lane.supervisor.keep, "fetch", fetcher.run)
+                roles.start_soon(self._guard, lane.supervisor.keep, "reclaim", reclaimer.run)
+                roles.start_soon(self._guard, lane.supervisor.keep, "promote", Promoter(lane).run)
+                roles.start_soon(self._guard, lane.supervisor.keep, "tidy up", Janitor(lane).run)
                 if self._plan.keyspace.clustered:
                     mover = Mover(lane, self._plan.connections, self._plan.keyspace)
-                    roles.start_soon(lane.supervisor.keep, "move dead letters", mover.run)
+                    roles.start_soon(self._guard, lane.supervisor.keep, "move dead letters", mover.run)
                 roles.start_soon(self._wake_when_quiet, lane, reader)
             roles.start_soon(self.health.run)
             self.lifecycle.started()
+
+    async def _guard(self, role: Callable[..., Awaitable[None]], *args: Any) -> None:
+        """A bug ends the worker, in order: what runs is cut short and handed back, then ``run`` raises it."""
+        try:
+            await role(*args)
+        except Exception as bug:  # noqa: BLE001 - raised by `run`
+            self.lifecycle.fail(bug)
 
     async def _wake_when_quiet(self, lane: Lane, reader: QueueReader) -> None:
         await self.lifecycle.until_quiet()
@@ -171,22 +180,43 @@ class Worker:
         if await self._empty_within(timeout):
             return 0
         cancelled = sum(dispatcher.cancel_started() for dispatcher in self._dispatchers.values())
-        if not await self._empty_within(5.0, hurried=True):  # Redis is away: others take over what it never heard of
-            cancelled = max(cancelled, sum(len(lane.in_flight) for lane in self.lanes))
+        if not await self._told_within(CANCEL_PATIENCE):
+            for dispatcher in self._dispatchers.values():
+                dispatcher.give_back()
+            if not await self._told_within(CANCEL_PATIENCE):  # Redis is away: others take over what it never heard of
+                cancelled = max(cancelled, sum(len(lane.in_flight) for lane in self.lanes))
         return cancelled
 
-    async def _empty_within(self, timeout: float, *, hurried: bool = False) -> bool:
+    async def _empty_within(self, timeout: float) -> bool:
+        """Whether all handlers ended before the time was up or somebody was in a hurry."""
+
         async def all_empty() -> None:
             for lane in self.lanes:
                 await lane.in_flight.empty()
+                await self._dispatchers[lane.queue].settler.empty()
 
-        empty = asyncio.ensure_future(all_empty())
-        waits = [empty] if hurried else [empty, asyncio.ensure_future(self.lifecycle.until_hurry())]
+        waits = [asyncio.ensure_future(all_empty()), asyncio.ensure_future(self.lifecycle.until_hurry())]
         await asyncio.wait(waits, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
-        done = empty.done()
+        done = waits[0].done()
         for wait in waits:
             wait.cancel()
         return done
+
+    async def _told_within(self, timeout: float) -> bool:
+        """Whether Redis has heard of every outcome before the time was up."""
+        try:
+            async with asyncio.timeout(timeout):
+                for dispatcher in self._dispatchers.values():
+                    await dispatcher.told()
+        except TimeoutError:
+            return False
+        return True
+
+    async def _abort(self) -> None:
+        """No handler outlives its worker: after a drain there is nothing to end, after a cancellation there may be."""
+        tasks = [task for dispatcher in self._dispatchers.values() for task in dispatcher.abort()]
+        if tasks:
+            await asyncio.wait(tasks, timeout=CANCEL_PATIENCE)
 
     async def _leave(self) -> None:
         """Remove our name where nothing of it is pending."""
@@ -196,6 +226,7 @@ class Worker:
 
     def _heard(self, lane: Lane, beat: Beat) -> None:
         lane.clock.heard(beat.now_ms)
+        lane.silent = beat.silent
         if lane.queue in self._beat_failed:
             self._beat_failed.discard(lane.queue)
             lane.observers.notify(Outage(lane.queue, "beat", "", 1, back=True))

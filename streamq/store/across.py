@@ -1,5 +1,7 @@
-"""Dead letters in a Cluster: queues and the common stream of dead letters lie on different slots, so what elsewhere is
-one step is two. The first leaves a mark, the second may be repeated: a crash in between loses and doubles nothing."""
+"""Dead letters in a Cluster: queues and the common stream lie on different slots, so what elsewhere is one step is two.
+
+The first leaves a mark, the second may be repeated: a crash in between loses and doubles nothing.
+"""
 
 from typing import Any
 

@@ -6,6 +6,7 @@ off: ours go by message id, through scripts that may be sent twice.
 
 import asyncio
 import contextlib
+import re
 from collections.abc import AsyncIterator, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -47,20 +48,31 @@ class OutOfMemory(RedisUnavailable):
     """Redis refuses to store more."""
 
 
+# What redis-py has no class for. Missing rights inside a script are told in words, which differ.
+_MEANING = {
+    "NOGROUP": GroupMissing, "UNBLOCKED": GroupMissing, "WRONGTYPE": RedisRefused, "ACL failure": RedisRefused,
+    "can't run this command": RedisRefused,
+}  # fmt: skip
+_SAID = re.compile(rf"\b({'|'.join(_MEANING)})\b")
+
+
 @contextlib.contextmanager
 def redis_errors() -> Iterator[None]:
     """Turn whatever the client raises into ``RedisUnavailable``, the one kind of outage the upper floors know."""
     try:
         yield
     except _FAILURES as error:
-        text = scrub(f"{type(error).__name__}: {error}")
-        if "NOGROUP" in text or "UNBLOCKED" in text:
-            raise GroupMissing(text) from error
-        if isinstance(error, exceptions.OutOfMemoryError) or "OOM" in text:
-            raise OutOfMemory(text) from error
-        if isinstance(error, _REFUSALS) or "WRONGTYPE" in text:
-            raise RedisRefused(text) from error
-        raise RedisUnavailable(text) from error
+        raise _meaning(error)(scrub(f"{type(error).__name__}: {error}")) from error
+
+
+def _meaning(error: BaseException) -> type[RedisUnavailable]:
+    if isinstance(error, exceptions.OutOfMemoryError):
+        return OutOfMemory
+    if isinstance(error, _REFUSALS) or isinstance(error.__cause__, _REFUSALS):  # redis-py wraps those of a connect
+        return RedisRefused
+    # Only what the server said: the path of a socket may hold such a word too.
+    said = _SAID.search(str(error)) if isinstance(error, exceptions.ResponseError) else None
+    return _MEANING[said[1]] if said else RedisUnavailable
 
 
 class Connections:

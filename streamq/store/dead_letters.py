@@ -1,6 +1,8 @@
 """The dead letters of all queues: list, replay, purge. Nothing here trims them: they go when somebody says so."""
 
 import asyncio
+import contextlib
+import re
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -8,12 +10,16 @@ from typing import Any
 from streamq.core import codec
 from streamq.core.outcome import Reason
 from streamq.core.signing import KeyRing
-from streamq.store.connection import Connections
+from streamq.store import across
+from streamq.store.connection import Connections, RedisRefused
 from streamq.store.keys import Keyspace
+from streamq.store.replies import counter, pairs, seconds
 from streamq.store.scripts import script
 
 PAGE = 200
 BATCH = 100
+_TARGETS = (b"queue", b"original_queue")
+_ENTRY_ID = re.compile(r"[0-9]{1,19}-[0-9]{1,19}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +38,19 @@ class DeadLetter:
         """A field as text; empty when it is not there."""
         return self.fields.get(name.encode(), b"").decode(errors="replace")
 
+    def count(self, name: str) -> int:
+        """A counter; whatever is not a plain number counts as 0."""
+        return counter(self.fields.get(name.encode()))
+
+    def order(self) -> tuple[int, int]:
+        """Sorts letters by their age."""
+        ms, number = self.dlq_id.split("-")
+        return int(ms), int(number)
+
+    def slim(self) -> "DeadLetter":
+        """The same without what is large: enough to purge it."""
+        return DeadLetter(self.dlq_id, {name: self.fields[name] for name in _TARGETS if name in self.fields})
+
     @property
     def queue(self) -> str:
         """The queue it came from."""
@@ -40,8 +59,7 @@ class DeadLetter:
     @property
     def failed_at(self) -> float:
         """When it died, seconds since the epoch."""
-        raw = self.fields.get(b"failed_at", b"0")
-        return int(raw) / 1000 if raw.isdigit() else 0.0
+        return self.count("failed_at") / 1000
 
     @property
     def type(self) -> str | None:
@@ -104,27 +122,23 @@ class DeadLetters:
 
     def __init__(self, connections: Connections, keyspace: Keyspace, keys: KeyRing) -> None:
         self._connections, self._keyspace, self._keys = connections, keyspace, keys
+        self._stream = keyspace.dead_letter
 
     async def list(self, which: Filter = EVERYTHING, *, limit: int | None = None) -> AsyncIterator[DeadLetter]:
-        """Dead letters, the oldest first.
+        """Dead letters, the oldest first; those that die while this goes on are not among them.
 
         Args:
             which: all by default.
             limit: how many at most.
         """
-        seconds, _ = await self._connections.execute("TIME")
-        now, start, found = float(seconds), "-", 0
-        while start:
-            page = _entries(
-                await self._connections.execute("XRANGE", self._keyspace.dead_letter, start, "+", "COUNT", PAGE)
-            )
-            for letter in page:
-                if which.matches(letter, now):
-                    if limit is not None and found >= limit:
-                        return
-                    found += 1
-                    yield letter
-            start = f"({page[-1].dlq_id}" if len(page) == PAGE else ""
+        now = seconds(await self._connections.execute("TIME"))
+        found = 0
+        async for letter in self._scan(which.ids):
+            if which.matches(letter, now):
+                if limit is not None and found >= limit:
+                    return
+                found += 1
+                yield letter
 
     async def get(self, name: str) -> DeadLetter | None:
         """One dead letter, by its own id or its message's."""
@@ -174,18 +188,29 @@ class DeadLetters:
         """
         fates: dict[str, int] = {}
         size = BATCH if rate is None else max(1, min(BATCH, round(rate)))
-        for queue, ids in _batches(letters, self.target, size):
-            keys = self._keyspace.queue(queue)
-            for word in await self._connections.run(script("replay"), keys, [int(force), *ids]):
-                fates[word.decode()] = fates.get(word.decode(), 0) + 1
-            progress(len(ids))
+        for queue, batch in _batches(letters, self.target, size):
+            for word in await self.replay_batch(queue, batch, force=force):
+                fates[word] = fates.get(word, 0) + 1
+            progress(len(batch))
             if rate is not None:
-                await asyncio.sleep(len(ids) / rate)
+                await asyncio.sleep(len(batch) / rate)
         return fates
 
-    async def purge(
-        self, letters: Iterable[DeadLetter], *, progress: Callable[[int], None] = lambda _: None
-    ) -> int:
+    async def replay_batch(self, queue: str, letters: Sequence[DeadLetter], *, force: bool = False) -> Sequence[str]:
+        """Bring letters back to one queue. Returns ``OK``, ``GONE`` or ``RAW`` for each.
+
+        Args:
+            queue: the target of each.
+            letters: at most 100; each must have passed ``refusal``.
+            force: also what was kept raw.
+        """
+        if self._keyspace.clustered:
+            return [await self._replay_across(queue, letter) for letter in letters]
+        ids = [letter.dlq_id for letter in letters]
+        words = await self._connections.run(script("replay"), self._keyspace.queue(queue), [int(force), *ids])
+        return [word.decode() for word in words]
+
+    async def purge(self, letters: Iterable[DeadLetter], *, progress: Callable[[int], None] = lambda _: None) -> int:
         """Delete letters for good. Returns how many went.
 
         Args:
@@ -193,29 +218,65 @@ class DeadLetters:
             progress: called with how many were just dealt with.
         """
         gone = 0
-        keys = [self._keyspace.dead_letter, self._keyspace.dead_letter_ledger]
-        for _, ids in _batches(letters, lambda _: "", BATCH):
-            gone += int(await self._connections.run(script("purge"), keys, ["", *ids]))
-            progress(len(ids))
+        keys = [self._stream, self._keyspace.dead_letter_ledger]
+        for _, batch in _batches(letters, lambda _: "", BATCH):
+            ids = [letter.dlq_id for letter in batch if not await self._is_being_replayed(letter)]
+            if ids:
+                gone += int(await self._connections.run(script("purge"), keys, ["", *ids]))
+            progress(len(batch))
         return gone
+
+    async def _scan(self, ids: frozenset[str]) -> AsyncIterator[DeadLetter]:
+        """All letters, or at least those with these ids: found without a scan where each is a letter's own."""
+        await self._collect()
+        named = [letter for name in ids for letter in await self._named(name)]
+        if ids and len(named) == len(ids):
+            for letter in sorted(named, key=DeadLetter.order):
+                yield letter
+            return
+        newest = await self._range("XREVRANGE", "+", "-", "COUNT", 1)
+        start = "-" if newest else ""
+        while start:
+            page = await self._range("XRANGE", start, newest[0].dlq_id, "COUNT", PAGE)
+            for letter in page:
+                yield letter
+            start = f"({page[-1].dlq_id}" if len(page) == PAGE else ""
+
+    async def _named(self, name: str) -> Sequence[DeadLetter]:
+        return await self._range("XRANGE", name, name) if _ENTRY_ID.fullmatch(name) else ()
+
+    async def _range(self, *command: Any) -> Sequence[DeadLetter]:
+        reply = await self._connections.execute(command[0], self._stream, *command[1:])
+        return [DeadLetter(entry.decode(), dict(pairs(fields))) for entry, fields in reply]
+
+    async def _collect(self) -> None:
+        """Cluster: bring what is still on its way, so that there is one place to look. Without the right, look only."""
+        if self._keyspace.clustered:
+            names = await self._connections.execute("SMEMBERS", self._keyspace.names)
+            with contextlib.suppress(RedisRefused):
+                for name in names:
+                    while await across.move(self._connections, self._keyspace, name.decode()) == across.PAGE:
+                        pass
+
+    async def _replay_across(self, queue: str, letter: DeadLetter) -> str:
+        if b"payload" not in letter.fields:
+            return "RAW"
+        return await across.replay(self._connections, self._keyspace, queue, letter.dlq_id, letter.fields)
+
+    async def _is_being_replayed(self, letter: DeadLetter) -> bool:
+        if not self._keyspace.clustered:
+            return False
+        queue = self.target(letter)
+        return await across.is_being_replayed(self._connections, self._keyspace, queue, letter.dlq_id)
 
 
 def _batches(
     letters: Iterable[DeadLetter], key: Callable[[DeadLetter], str], size: int
-) -> Iterable[tuple[str, Sequence[str]]]:
-    waiting: dict[str, list[str]] = {}
+) -> Iterable[tuple[str, Sequence[DeadLetter]]]:
+    waiting: dict[str, list[DeadLetter]] = {}
     for letter in letters:
-        ids = waiting.setdefault(key(letter), [])
-        ids.append(letter.dlq_id)
-        if len(ids) >= size:
-            yield key(letter), ids
-            waiting[key(letter)] = []
-    yield from ((queue, ids) for queue, ids in waiting.items() if ids)
-
-
-def _entries(reply: Any) -> list[DeadLetter]:
-    letters = []
-    for entry, fields in reply:
-        held = fields if isinstance(fields, dict) else dict(zip(fields[::2], fields[1::2], strict=True))
-        letters.append(DeadLetter(entry.decode(), held))
-    return letters
+        batch = waiting.setdefault(key(letter), [])
+        batch.append(letter)
+        if len(batch) >= size:
+            yield key(letter), waiting.pop(key(letter))
+    yield from waiting.items()

@@ -9,8 +9,10 @@ from streamq.core import codec
 from streamq.core.message import LEVEL_OF
 from streamq.store.connection import Connections
 from streamq.store.keys import QueueKeys
+from streamq.store.replies import counter, scores
 
 PAGE = 500
+FAR = 2.0**62  # milliseconds: a score may be infinite
 
 
 class DelayedMessage(msgspec.Struct, frozen=True):
@@ -47,7 +49,7 @@ async def delayed_messages(
     seen = 0
     while limit is None or seen < limit:
         stop = seen + PAGE if limit is None else min(seen + PAGE, limit)
-        page = _scores(await connections.execute("ZRANGE", keys.delayed, seen, stop - 1, "WITHSCORES"))
+        page = scores(await connections.execute("ZRANGE", keys.delayed, seen, stop - 1, "WITHSCORES"))
         if not page:
             return
         bodies = await connections.execute("HMGET", keys.messages, *(member for member, _ in page))
@@ -73,7 +75,7 @@ async def names_of(connections: Connections, keys: QueueKeys, ids: Iterable[str]
     cursor: Any = 0
     while True:
         cursor, flat = await connections.execute("ZSCAN", keys.delayed, cursor, *narrowed, "COUNT", 10 * PAGE)
-        for member, _ in _scores(flat):
+        for member, _ in scores(flat):
             name = member.decode(errors="replace")
             asked = name if name in found else name.partition("~")[0]
             if asked in found and name not in found[asked]:  # ZSCAN may show a member twice
@@ -89,9 +91,10 @@ def _delayed(queue: str, member: str, due: float, body: bytes | None) -> Delayed
         kind = codec.decode_type(fields[b"payload"])
     except (KeyError, *codec.DECODE_ERRORS):
         pass
-    retries = fields.get(b"retry_count", b"0")
     level = LEVEL_OF.get(fields.get(b"priority", b""))
-    return DelayedMessage(member, queue, round(due), kind, level, int(retries) if retries.isdigit() else 0)
+    return DelayedMessage(
+        member, queue, round(max(-FAR, min(FAR, due))), kind, level, counter(fields.get(b"retry_count"))
+    )
 
 
 def read_packed(packed: bytes) -> dict[bytes, bytes]:
@@ -107,12 +110,6 @@ def read_packed(packed: bytes) -> dict[bytes, bytes]:
         parts.append(packed[colon + 1 : end])
         at = end + 1
     return dict(zip(parts[::2], parts[1::2], strict=True)) if len(parts) % 2 == 0 else {}
-
-
-def _scores(reply: Any) -> list[tuple[bytes, float]]:
-    if reply and not isinstance(reply[0], list | tuple):
-        return [(member, float(score)) for member, score in zip(reply[::2], reply[1::2], strict=True)]
-    return [(member, float(score)) for member, score in reply]
 
 
 def _literally(text: str) -> str:

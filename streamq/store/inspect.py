@@ -12,6 +12,7 @@ from streamq.core.ledger import Moment
 from streamq.store.connection import Connections, GroupMissing
 from streamq.store.delayed import DelayedMessage, delayed_messages, names_of
 from streamq.store.keys import Keyspace
+from streamq.store.replies import counter, pairs, text
 from streamq.store.scripts import script
 from streamq.store.streams import QueueStore
 
@@ -148,7 +149,7 @@ class Inspector:
         """Last beats in milliseconds, and what workers say of themselves, by consumer."""
         flat = await self._connections.execute("HGETALL", self._keyspace.queue(queue).workers)
         held = {name.decode(errors="replace"): value for name, value in pairs(flat)}
-        beats = {name: int(value) for name, value in held.items() if not name.startswith("!") and value.isdigit()}
+        beats = {name: counter(value) for name, value in held.items() if not name.startswith("!")}
         prefix = "!about:"
         return beats, {name.removeprefix(prefix): value for name, value in held.items() if name.startswith(prefix)}
 
@@ -236,15 +237,3 @@ def _pending_by_consumer(summary: Any) -> dict[str, int]:
     if isinstance(summary, dict):  # as redis-py parses it
         return {text(c["name"]): int(c["pending"]) for c in summary["consumers"]}
     return {text(name): int(count) for name, count in (summary[3] or ())}
-
-
-def pairs(reply: Any) -> list[tuple[Any, Any]]:
-    """Names and values, whichever way this protocol version writes a map."""
-    if isinstance(reply, dict):
-        return list(reply.items())
-    return list(zip(reply[::2], reply[1::2], strict=True))
-
-
-def text(value: Any) -> str:
-    """What Redis said, as text."""
-    return value.decode(errors="replace") if isinstance(value, bytes) else str(value)

@@ -75,16 +75,20 @@ class QueueReader:
             await self._client.aclose()
 
     async def _read(self, *options: Any) -> list[Delivery]:
+        sent_at = time.monotonic()
         with redis_errors():
             reply = await self._client.execute_command(
                 "XREADGROUP", "GROUP", self._group, self._consumer, *options
             )  # fmt: skip
-        return [
+        found = [
             delivery_from(self._queue, self._level_of[stream], entry, fields)
             for stream, entries in _streams(reply)
             for entry, fields in entries
             if fields is not None
         ]
+        for delivery in found:
+            delivery.proven_at = sent_at  # at the earliest: the reply may have lain in the socket of a busy process
+        return found
 
 
 def _streams(reply: Any) -> Sequence[tuple[bytes, list[Any]]]:

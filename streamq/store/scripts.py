@@ -43,7 +43,9 @@ class Script:
         self.sha = hashlib.sha1(self.text.encode(), usedforsecurity=False).hexdigest()
         self.plain_sha = hashlib.sha1(self.plain.encode(), usedforsecurity=False).hexdigest()
 
-    def command(self, keys: QueueKeys | Sequence[str], args: Sequence[Any], extra_keys: Sequence[str] = ()) -> list[Any]:
+    def command(
+        self, keys: QueueKeys | Sequence[str], args: Sequence[Any], extra_keys: Sequence[str] = ()
+    ) -> list[Any]:
         """What follows EVALSHA's digest: the number of keys, the keys, the arguments.
 
         Args:

@@ -11,6 +11,7 @@ from streamq.core.message import Delivery, Draft, delivery_from
 from streamq.core.outcome import DeadLetter, Retry
 from streamq.store.connection import Connections, OutOfMemory
 from streamq.store.keys import Keyspace
+from streamq.store.replies import member, number, pairs, text
 from streamq.store.scripts import script
 
 NO_CURSORS = ("0-0", "0-0", "0-0", "0-0")
@@ -114,7 +115,11 @@ class QueueStore:
         return _words(await self._run("publish", args, once))
 
     async def evict(self, level: Level, *, max_length: int, wanted: int) -> int:
-        """Let the oldest undelivered messages go, of levels not above ``level``, until ``wanted`` more have room."""
+        """Let the oldest undelivered messages go, of levels not above ``level``, until ``wanted`` more have room.
+
+        Returns:
+            How many went; -1 when there was room already; 0 when nothing may go.
+        """
         return int(await self._run("evict", [self.group, level, max_length, wanted]))
 
     async def ack(self, entries: Sequence[tuple[Level, str]], counter: str = "done") -> int:
@@ -214,14 +219,14 @@ class QueueStore:
         names: set[str] = set()
         for stream in self.keys.streams:
             for flat in await self._connections.execute("XINFO", "CONSUMERS", stream, self.group):
-                names.add(_member(flat, b"name").decode())
+                names.add(member(flat, "name"))
         return sorted(names)
 
     async def moment(self) -> Moment:
         """Look at the whole queue in one step, changing nothing."""
         now, delayed, bodies, flat, *levels = await self._run("audit", [self.group])
-        names = iter(flat)
-        counters = {name.decode(): int(value) for name, value in zip(names, names, strict=True) if _is_number(value)}
+        found = {text(name): number(value) for name, value in pairs(flat)}
+        counters = {name: value for name, value in found.items() if value is not None}
         return Moment(int(now), delayed, bodies, counters, dict(zip(LEVELS, map(_level, levels), strict=True)))
 
     async def _run(self, name: str, args: list[Any], extra: Sequence[str] = (), *, allow_oom: bool = False) -> Any:
@@ -239,10 +244,6 @@ def _words(reply: list[bytes]) -> list[str]:
     return [word.decode() for word in reply]
 
 
-def _is_number(value: bytes) -> bool:
-    return value.removeprefix(b"-").isdigit()
-
-
 def _level(reply: list[Any]) -> LevelMoment:
     length, added, pending, ready, oldest, consumers = reply
     return LevelMoment(length, added, pending, _entry_ms(ready), _entry_ms(oldest), consumers)
@@ -250,12 +251,3 @@ def _level(reply: list[Any]) -> LevelMoment:
 
 def _entry_ms(entry: bytes) -> int | None:
     return int(entry.split(b"-")[0]) if entry else None
-
-
-def _member(reply: Any, name: bytes) -> bytes:
-    """A member of a map, whichever way this server and this protocol version write one."""
-    if isinstance(reply, dict):
-        value = reply.get(name, reply.get(name.decode()))
-    else:
-        value = dict(zip(reply[::2], reply[1::2], strict=True))[name]
-    return value if isinstance(value, bytes) else str(value).encode()

@@ -1,18 +1,18 @@
 #!lua flags=allow-oom
 -- Mark a suspect just before it runs alone, so that whoever takes it over knows how it died.
--- KEYS: critical high normal low
+-- KEYS: critical high normal low ledger
 -- ARGV: group consumer level entry token
 -- Returns: the new token | LOST
 -- The mark is in the delivery counter itself (+1000): it goes with the entry, and no second place can disagree.
--- include: fence
+-- include: expect fence
 local group, consumer, entry, token = ARGV[1], ARGV[2], ARGV[4], tonumber(ARGV[5])
 local stream_of = { critical = KEYS[1], high = KEYS[2], normal = KEYS[3], low = KEYS[4] }
 local stream, marked = stream_of[ARGV[3]], token + 1000
+expect('hash', KEYS[5])
 if owned(stream, group, entry, consumer, marked) then
   return marked -- sent twice
 end
 if not owned(stream, group, entry, consumer, token) then
   return 'LOST'
 end
-redis.call('XCLAIM', stream, group, consumer, 0, entry, 'RETRYCOUNT', marked, 'JUSTID')
-return marked
+return claim(stream, group, consumer, entry, KEYS[5], 'RETRYCOUNT', marked) and marked or 'LOST'

@@ -3,7 +3,9 @@
 -- KEYS: delayed messages ledger
 -- ARGV: members
 -- Returns: a word per member: OK | GONE (promoted, or never there)
+-- include: expect
 local words, cancelled = {}, 0
+expect('hash', KEYS[2], KEYS[3])
 for n, member in ipairs(ARGV) do
   if redis.call('ZREM', KEYS[1], member) == 1 then
     redis.call('HDEL', KEYS[2], member)

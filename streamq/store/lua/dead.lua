@@ -5,10 +5,12 @@
 --       level entry token original_id reason error traceback fingerprint retry_count deliveries
 -- Returns: a word per entry: OK | LOST | VANISHED
 -- The letter is written before the entry is removed: a crash or an error in between leaves the message pending.
--- include: time entry fence bury
+-- include: time expect entry fence bury
 local group, consumer, queue, ledger, dead = ARGV[1], ARGV[2], ARGV[3], KEYS[5], KEYS[6]
 local stream_of = { critical = KEYS[1], high = KEYS[2], normal = KEYS[3], low = KEYS[4] }
 local now, words = now_ms(), {}
+expect('hash', ledger)
+expect('stream', dead)
 
 for n = 1, tonumber(ARGV[4]) do
   local at = 5 + (n - 1) * 10

@@ -2,14 +2,19 @@
 -- Make room in a full queue: the oldest undelivered entries go, from the lowest level up to the newcomer's own.
 -- KEYS: critical high normal low delayed ledger
 -- ARGV: group level_of_the_newcomer max_length wanted
--- Returns: how many went
+-- Returns: how many went | -1 (none had to: there is room, so that somebody who was refused may try again)
 -- Nothing goes unless the queue is really full, so a repeated call takes nothing more.
--- include: entry
+-- include: expect entry
 local group, level, max_length, wanted = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
 local ledger, evicted = KEYS[6], 0
+expect('hash', ledger)
 local length = redis.call('ZCARD', KEYS[5])
 for i = 1, 4 do
   length = length + redis.call('XLEN', KEYS[i])
+end
+
+if length + wanted <= max_length then
+  return -1
 end
 
 local function last_delivered(stream)

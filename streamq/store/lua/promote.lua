@@ -5,7 +5,7 @@
 -- Returns: OK now_ms moved dead next_due_ms(-1 = none waits) | CLOCK now_ms
 -- Each message alone, added before it is removed. One that does not unpack becomes a dead letter: left in place it
 -- would stop every promote for ever. A clock that jumped ahead would fire everything at once: CLOCK.
--- include: time entry bury
+-- include: time expect entry bury
 local queue, limit, max_now = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
 local delayed, messages, ledger, dead = KEYS[5], KEYS[6], KEYS[7], KEYS[8]
 local stream_of = { critical = KEYS[1], high = KEYS[2], normal = KEYS[3], low = KEYS[4] }
@@ -14,6 +14,8 @@ if max_now > 0 and now > max_now then
   return { 'CLOCK', integer(now) }
 end
 
+expect('hash', messages, ledger)
+expect('stream', dead)
 local moved, buried = 0, 0
 local due = redis.call('ZRANGEBYSCORE', delayed, '-inf', integer(now), 'LIMIT', 0, limit)
 for _, member in ipairs(due) do

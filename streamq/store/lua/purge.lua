@@ -4,7 +4,9 @@
 -- ARGV: group('' = a stream without one), ids
 -- Returns: how many went
 -- What is pending belongs to a worker and stays.
+-- include: expect
 local group, purged = ARGV[1], 0
+expect('hash', KEYS[2])
 for n = 2, #ARGV do
   local pending = group ~= '' and redis.call('XPENDING', KEYS[1], group, ARGV[n], ARGV[n], 1)[1]
   if not pending then

@@ -7,7 +7,7 @@
 -- at 10 x count pending entries only, so the cursor of each level is the caller's to keep until it is 0-0.
 -- Losses are judged here and nowhere else: an entry that lost two workers waits and runs alone from then on; one that
 -- killed two while it ran alone is poison.
--- include: time entry fence bury guard
+-- include: time expect entry fence bury guard
 local queue, group, consumer = ARGV[1], ARGV[2], ARGV[3]
 local lease, room, silent_after = tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[6])
 local max_deliveries = tonumber(ARGV[7])
@@ -18,6 +18,12 @@ if service_guard(workers, now) then
   return { 'GRACE', integer(now) }
 end
 
+expect('zset', delayed)
+expect('hash', messages, ledger)
+expect('stream', dead)
+for i = 1, 4 do
+  redis.call('XPENDING', KEYS[i], group, '-', '+', 1) -- a claim that is not reported would count as a loss
+end
 local cursors, taken, suspects, buried = { ARGV[8], ARGV[9], ARGV[10], ARGV[11] }, {}, 0, 0
 
 local function bury_entry(stream, entry, fields, flat, reason, losses, text)

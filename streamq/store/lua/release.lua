@@ -6,10 +6,11 @@
 -- A copy in the stream wakes a blocked reader at once; the copy and the acknowledgement are one step, so that a crash
 -- leaves one of them. `deliveries` is written only where there is something to say: its presence tells that a message
 -- has waited among the delayed ones.
--- include: time entry fence
+-- include: time expect entry fence
 local group, consumer, ledger = ARGV[1], ARGV[2], KEYS[5]
 local stream_of = { critical = KEYS[1], high = KEYS[2], normal = KEYS[3], low = KEYS[4] }
 local words = {}
+expect('hash', ledger)
 
 for n = 1, tonumber(ARGV[3]) do
   local at = 4 + (n - 1) * 4

@@ -5,9 +5,10 @@
 -- Returns: a word per letter: OK | GONE | RAW (its fields were unreadable)
 -- Standalone and Sentinel only: stream and dead letters change in one step, so a letter is in one place at any time.
 -- The ids that were accepted lately play no part: the message is among them, and a publish would drop it.
--- include: entry
-local force, ledger, dead, words, replayed = ARGV[1] == '1', KEYS[5], KEYS[6], {}, 0
+-- include: expect entry
+local force, ledger, dead, words = ARGV[1] == '1', KEYS[5], KEYS[6], {}
 local stream_of = { critical = KEYS[1], high = KEYS[2], normal = KEYS[3], low = KEYS[4] }
+expect('hash', ledger)
 
 local function raw_of(flat)
   for i = 1, #flat, 2 do
@@ -36,12 +37,9 @@ for n = 2, #ARGV do
   else
     redis.call('XADD', stream_of[level], '*', unpack(flat))
     redis.call('HINCRBY', ledger, 'added:' .. level, 1)
+    redis.call('HINCRBY', ledger, 'replayed', 1)
     redis.call('XDEL', dead, letter)
-    replayed = replayed + 1
     words[n - 1] = 'OK'
   end
-end
-if replayed > 0 then
-  redis.call('HINCRBY', ledger, 'replayed', replayed)
 end
 return words

@@ -6,11 +6,13 @@
 -- Returns: a word per entry: OK | LOST | VANISHED | KEPT
 -- Adding to the delayed messages and acknowledging are one step: acknowledged first, a crash between would lose the
 -- message; added first, it would run twice.
--- include: time entry fence
+-- include: time expect entry fence
 local group, consumer = ARGV[1], ARGV[2]
 local delayed, messages, ledger = KEYS[5], KEYS[6], KEYS[7]
 local stream_of = { critical = KEYS[1], high = KEYS[2], normal = KEYS[3], low = KEYS[4] }
 local now, words = now_ms(), {}
+expect('zset', delayed)
+expect('hash', messages, ledger)
 
 for n = 1, tonumber(ARGV[3]) do
   local at = 4 + (n - 1) * 9

@@ -73,7 +73,7 @@ end
 -- Put an entry among the delayed messages. A member that waits already is never overwritten.
 local function delay(delayed, messages, fields, level, entry, due, flat)
   local member = fields.id
-  if redis.call('ZSCORE', delayed, member) then
+  while redis.call('ZSCORE', delayed, member) do -- twice where somebody else's id looks like one of these
     member = member .. '~' .. level .. '-' .. entry
   end
   redis.call('HSET', messages, member, pack(flat))

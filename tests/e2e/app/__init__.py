@@ -1,0 +1,125 @@
+"""The app of the end-to-end tests: every handler writes down when it starts and when it finishes."""
+
+import asyncio
+import os
+import time
+
+from streamq import Context, StreamQ
+from tests.e2e.journal import note, runs_of
+
+app = StreamQ()
+QUEUES = ["work", "other", "third"]
+GATES = "E2E_GATES"  # the variable that names the directory where the test opens a gate by making a file
+
+
+async def until_open(gate: str) -> None:
+    """Return when the test has opened a gate."""
+    while not os.path.exists(os.path.join(os.environ[GATES], gate)):  # noqa: ASYNC240, PTH110, PTH118 - microseconds
+        await asyncio.sleep(0.02)
+
+
+@app.handler(QUEUES)
+async def ok(key: str, ctx: Context) -> None:
+    """Finish at once."""
+    note("S", key, ctx.attempt)
+    note("F", key, ctx.attempt)
+
+
+@app.handler(QUEUES)
+async def slow(key: str, seconds: float, ctx: Context) -> None:
+    """Take a while, without holding anybody up."""
+    note("S", key, ctx.attempt)
+    await asyncio.sleep(seconds)
+    note("F", key, ctx.attempt)
+
+
+@app.handler(QUEUES)
+async def gated(key: str, ctx: Context, gate: str = "gate", fails: bool = False) -> None:
+    """Run until the test says so: then finish, or fail."""
+    note("S", key, ctx.attempt)
+    try:
+        await until_open(gate)
+    except asyncio.CancelledError:
+        note("C", key, ctx.attempt)
+        raise
+    if fails:
+        raise RuntimeError("the gate is open")
+    note("F", key, ctx.attempt)
+
+
+@app.handler(QUEUES)
+async def stuck_once(key: str, ctx: Context, gate: str = "gate", fails: bool = False) -> None:
+    """Wait for the gate the first time; finish at once when it has been started before."""
+    if runs_of(key):
+        note("S", key, ctx.attempt)
+        note("F", key, ctx.attempt)
+    else:
+        await gated(key, ctx, gate, fails)
+
+
+@app.handler(QUEUES)
+async def block_loop(key: str, seconds: float, ctx: Context) -> None:
+    """Stop the event loop, as code does that should have been in a thread."""
+    await asyncio.sleep(0.3)  # by now the worker waits for the next message
+    note("S", key, ctx.attempt)
+    time.sleep(seconds)  # noqa: ASYNC251 - that is the point
+    note("F", key, ctx.attempt)
+
+
+@app.handler(QUEUES)
+async def crash(key: str, ctx: Context) -> None:
+    """Take the whole worker down."""
+    note("S", key, ctx.attempt)
+    os._exit(9)
+
+
+@app.handler(QUEUES)
+async def fail_times(key: str, times: int, ctx: Context) -> None:
+    """Fail so often, then finish."""
+    note("S", key, ctx.attempt)
+    if ctx.attempt <= times:
+        raise RuntimeError(f"failure {ctx.attempt} of {times}")
+    note("F", key, ctx.attempt)
+
+
+@app.handler(QUEUES)
+async def stubborn(key: str, seconds: float, ctx: Context) -> None:
+    """Do not let a cancellation through."""
+    note("S", key, ctx.attempt)
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        try:
+            await asyncio.sleep(end - time.monotonic())
+        except asyncio.CancelledError:
+            note("C", key, ctx.attempt)
+    note("F", key, ctx.attempt)
+
+
+@app.handler(QUEUES)
+async def typed(key: str, count: int, ctx: Context, tags: list[str] | None = None) -> None:
+    """Want arguments of certain types."""
+    note("S", key, ctx.attempt)
+    note("F", key, ctx.attempt)
+
+
+@app.handler(QUEUES)
+def sync_slow(key: str, seconds: float) -> None:
+    """Take a while in a thread."""
+    note("S", key)
+    time.sleep(seconds)
+    note("F", key)
+
+
+@app.handler(QUEUES, executor="process")
+def process_slow(key: str, seconds: float) -> None:
+    """Take a while in a child process."""
+    note("S", key)
+    time.sleep(seconds)
+    note("F", key)
+
+
+@app.handler(QUEUES, executor="process")
+def process_crash(key: str) -> None:
+    """Take the child process down."""
+    note("S", key)
+    os._exit(9)
