@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any, Concatenate, ParamSpec, Protocol, TypedDict, TypeVar, Unpack, cast, overload
 
-from streamq.core.codec import bind
+from streamq.core.codec import bind, decode_type
 from streamq.core.config import Level
 from streamq.core.context import Context
 from streamq.core.errors import InvalidMessage, StreamqError
@@ -143,11 +143,20 @@ class _Chosen:
 async def _publish(handler: Handler, send: Send, chosen: Mapping[str, Any], /, *args: Any, **kwargs: Any) -> Receipt:
     options = {**handler.publish_options, **chosen}
     queue = options.pop("queue", handler.queues[0])
-    if handler.is_pattern and "type" not in kwargs:
+    payload = handler.binding.payload(handler.type, args, kwargs)
+    _check_type(handler, decode_type(payload), queue)
+    return await send(queue, payload, options)
+
+
+def _check_type(handler: Handler, message_type: str, queue: str) -> None:
+    """A parameter called ``type`` is the payload's type: it decides who gets the message."""
+    prefix = handler.type.removesuffix("*")
+    if handler.is_pattern and message_type == handler.type:
         raise InvalidMessage(
             f"{handler.type} handles many types: publish one by name, app.publish({queue!r}, {{'type': ...}})"
         )
-    return await send(queue, handler.binding.payload(handler.type, args, kwargs), options)
+    if not (message_type.startswith(prefix) if handler.is_pattern else message_type == handler.type):
+        raise InvalidMessage(f"type {message_type!r} would not come to this handler, which is for {handler.type!r}")
 
 
 def _executor(function: Callable[..., Any], wanted: Executor | None) -> Executor:

@@ -11,8 +11,8 @@ from streamq.core import codec
 from streamq.core.backoff import reconnect_delay
 from streamq.core.clock import Clock, SystemClock
 from streamq.core.config import HARD_MAX_SIZE, Config, QueueConfig
-from streamq.core.errors import MessageTooLarge, PublishUnknown, QueueFull, RedisUnavailable
-from streamq.core.events import Observers, Published
+from streamq.core.errors import InvalidMessage, MessageTooLarge, PublishUnknown, QueueFull, RedisUnavailable
+from streamq.core.events import Noticed, Observers, Published
 from streamq.core.message import PRIORITY_OF, Draft, Metadata, check_message_id, new_message_id
 from streamq.core.options import Options, as_delta, check_options, in_seconds
 from streamq.core.receipt import Receipt
@@ -66,9 +66,11 @@ class Publisher:
 
         Raises:
             QueueFull: some did not fit; its ``receipts`` tell which did.
-            InvalidMessage, MessageTooLarge: one is unusable; then none was published.
+            InvalidMessage, MessageTooLarge: one is unusable, or the options name one id for all; none was published.
             PublishUnknown, RedisUnavailable: of the first that met it.
         """
+        if options.message_id is not None or options.idempotency_key is not None:
+            raise InvalidMessage("many messages cannot share a message_id or an idempotency_key: all but one would go")
         outbox = self._outbox(queue)
         drafts = [self.draft(outbox.config, payload, options) for payload in payloads]
         offers = (outbox.offer(draft, own_id=True) for draft in drafts)
@@ -230,6 +232,9 @@ class _Outbox:
             wanted = Counter(drafts[number].level for number in refused)
             limit = self.config.max_length
             room = [await self._store.evict(level, max_length=limit, wanted=n) for level, n in wanted.items()]
+            if any(room):
+                text = f"full: {sum(room)} undelivered messages went to make room (on_full: drop_oldest)"
+                self._observers.notify(Noticed(self.config.name, text))
             again = await self._offer_once([drafts[number] for number in refused])
             for number, word in zip(refused, again, strict=True):
                 words[number] = word
@@ -254,13 +259,14 @@ class _Outbox:
             for answer in answers:
                 if not answer.done():
                     answer.set_exception(error)
-            if not isinstance(error, RedisUnavailable):
+            if not isinstance(error, Exception):  # a bug is told to whoever waits; those behind them wait no longer
                 raise
             return
         for answer, word in zip(answers, words, strict=True):
             if not answer.done():  # whoever waited for it may have been cancelled
                 answer.set_result(word)
         if self._observers.routine:
-            accepted, full = words.count("OK"), words.count("FULL")
-            duplicates = len(words) - accepted - full
-            self._observers.notify_routine(Published(self.config.name, accepted, duplicates, full))
+            accepted = words.count("OK")
+            duplicates = sum(word == "DUP" or word.startswith("IDEM ") for word in words)
+            refused = len(words) - accepted - duplicates
+            self._observers.notify_routine(Published(self.config.name, accepted, duplicates, refused))

@@ -11,8 +11,11 @@ from streamq.cli.run import NOT_FOUND, command, fail
 if TYPE_CHECKING:
     from streamq.core.signing import KeyRing, SigningKey
 
-ROTATE = """\
+FIRST = """\
 Put it into STREAMQ_SIGNING_KEYS, or into a file that STREAMQ_SIGNING_KEYS_FILE names; the same on every machine.
+It is the first key: give it to the publishers first. A worker that knows a key refuses what is not signed, unless the
+queue says `signing: optional`. To rotate later, make another one; this command then says how."""
+ROTATE = """\
 To rotate, without losing a message:
   1. everywhere add the new key as accepted:            {new}:accepted:…
   2. then make it active and the old one accepted:      {new}:active:…,{old}:accepted:…
@@ -47,25 +50,23 @@ def generate(
 
     Example: streamq keys generate --queue email_queue --id k1
     """
-    import base64
     import secrets
 
-    from streamq.core.signing import MIN_SECRET, KeyRing, derive
+    from streamq.core.signing import MIN_SECRET, KeyRing, SigningKey
 
     ring = _known(config)
     if queue is None:
-        key_id, scope, secret = id or _free_id(ring), "", secrets.token_bytes(MIN_SECRET)
+        key = SigningKey(id or _free_id(ring), "active", secrets.token_bytes(MIN_SECRET))
     else:
-        root = _root(ring, id)
-        key_id, scope, secret = root.key_id, f"@{queue}", derive(root._secret, queue)  # noqa: SLF001 - the one use
-    line = f"{key_id}{scope}:active:{base64.urlsafe_b64encode(secret).rstrip(b'=').decode()}"
+        key = _root(ring, id).for_queue(queue)
+    line, key_id = key.export(), key.key_id
     KeyRing.parse(line)  # a name that cannot be one is told in the words of the configuration
     if output is Format.TABLE:
         typer.echo(line)
     else:
         show([{"id": key_id, "queue": queue, "state": "active", "key": line}], output)
     if queue is None:
-        typer.echo(ROTATE.format(new=key_id, old=ring.keys[0].key_id if ring.keys else "OLD"), err=True)
+        typer.echo(ROTATE.format(new=key_id, old=ring.keys[0].key_id) if ring else FIRST, err=True)
     else:
         typer.echo(f"It signs for {queue} alone, and what it signs verifies wherever {key_id} is known.", err=True)
 

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Sequence
+from importlib.util import find_spec
 
 import anyio
 import structlog
@@ -31,6 +32,8 @@ def supervise(count: int, *, reload: bool = False) -> int:
     Returns:
         The exit code for all: the first that is not 0.
     """
+    if reload and find_spec("watchfiles") is None:
+        fail("--reload needs watchfiles: pip install 'streamq[reload]'", FAILURE)
     logs.configure(os.environ.get("LOG_LEVEL", "info"))
     return int(run_async(_Parent(count, reload=reload).run))
 
@@ -40,7 +43,8 @@ class _Parent:
         self._count, self._reload = count, reload
         self._children: dict[int, anyio.abc.Process] = {}
         self._stopped = anyio.Event()
-        self._reloading = False
+        self._changed = anyio.Event()  # the next change of a file
+        self._outdated: set[int] = set()  # children that were told to end because of one
         self._code = 0
         self._log = structlog.get_logger("streamq")
 
@@ -56,23 +60,37 @@ class _Parent:
         return self._code
 
     async def _keep(self, number: int) -> None:
-        pause = FIRST_PAUSE
+        pause, deaths = FIRST_PAUSE, 0
         while not self._stopped.is_set():
             started = anyio.current_time()
             code = await self._run_child(number)
-            if self._stopped.is_set() or (code in FINAL and not self._reloading):
+            if number in self._outdated:
+                self._outdated.discard(number)
+            elif self._stopped.is_set() or _is_final(code, deaths, reload=self._reload):
                 self._code = self._code or max(code, 0)
                 if code not in (0, CUT_SHORT):
                     self._stop(signal.SIGTERM)
                 return
-            if not self._reloading:
+            elif self._reload:
+                self._log.error("the worker ended; waiting for a file to change", code=code)
+                await self._pause(float("inf"), self._changed)
+            else:
+                deaths += 1
                 pause = FIRST_PAUSE if anyio.current_time() - started > STEADY else min(LONGEST_PAUSE, 2 * pause)
                 self._log.error("a worker process died; starting it anew", number=number, code=code, after=pause)
                 await self._pause(pause)
 
-    async def _pause(self, seconds: float) -> None:
+    async def _pause(self, seconds: float, *wakers: anyio.Event) -> None:
+        """Sleep, unless it is time to stop or one of ``wakers`` is set."""
+
+        async def wake(event: anyio.Event) -> None:
+            await event.wait()
+            group.cancel_scope.cancel()
+
         with anyio.move_on_after(seconds):
-            await self._stopped.wait()
+            async with anyio.create_task_group() as group:
+                for event in (self._stopped, *wakers):
+                    group.start_soon(wake, event)
 
     async def _run_child(self, number: int) -> int:
         # A session of its own: Ctrl-C on the terminal reaches the parent alone, which passes it on once. The pipe on
@@ -83,6 +101,9 @@ class _Parent:
             env={**os.environ, "STREAMQ_PROCESSES": "1", "STREAMQ_RELOAD": "", "STREAMQ_SUPERVISED": "1"},
         )  # fmt: skip
         self._children[number] = process
+        if self._stopped.is_set():  # while it was started: the signal did not reach it
+            with contextlib.suppress(ProcessLookupError):
+                process.send_signal(signal.SIGTERM)
         try:
             return await process.wait()
         finally:
@@ -95,27 +116,31 @@ class _Parent:
                 self._stop(number)
 
     async def _watch_files(self) -> None:
-        try:
-            from watchfiles import PythonFilter, awatch
-        except ImportError:
-            fail("--reload needs watchfiles: pip install 'streamq[reload]'", FAILURE)
+        from watchfiles import PythonFilter, awatch
+
         async for changes in awatch(".", watch_filter=PythonFilter()):
             self._log.info("files changed; starting anew", files=sorted({path for _, path in changes})[:5])
-            self._reloading = True
-            running = list(self._children.values())
-            self._signal(signal.SIGTERM)
-            for process in running:
-                await process.wait()
-            self._reloading = False
+            changed, self._changed = self._changed, anyio.Event()
+            changed.set()
+            for number, process in self._children.items():
+                if number not in self._outdated:  # a second signal would not let it finish
+                    self._outdated.add(number)
+                    with contextlib.suppress(ProcessLookupError):
+                        process.send_signal(signal.SIGTERM)
 
     def _stop(self, number: signal.Signals) -> None:
         self._stopped.set()
-        self._signal(number)
-
-    def _signal(self, number: signal.Signals) -> None:
         for process in self._children.values():
             with contextlib.suppress(ProcessLookupError):
                 process.send_signal(number)
+
+
+def _is_final(code: int, deaths: int, *, reload: bool) -> bool:
+    """Whether starting it anew would only lead to the same end."""
+    if reload:
+        return code == 0
+    # Redis may be away just now: whoever worked before waits for it, as a running worker does.
+    return code in FINAL and not (code == UNREACHABLE and deaths)
 
 
 def child_arguments(arguments: Sequence[str], number: int) -> list[str]:

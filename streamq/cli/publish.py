@@ -8,7 +8,7 @@ import typer
 
 from streamq.cli.options import ConfigPath, RedisUrl, duration, option, queue_name, session_from
 from streamq.cli.output import Format, Output
-from streamq.cli.run import FAILURE, NOT_FOUND, UNREACHABLE, USAGE, command, fail
+from streamq.cli.run import FAILURE, UNREACHABLE, USAGE, command
 
 if TYPE_CHECKING:
     from streamq.cli.sending import Line
@@ -24,46 +24,47 @@ class Priority(enum.StrEnum):
     LOW = "low"
 
 
+QueueName = Annotated[str, typer.Argument(parser=queue_name, metavar="QUEUE", help="Where to, like email_queue.")]
+TypeName = Annotated[
+    str | None, typer.Argument(metavar="TYPE", help="Names the handler; may be left out where the payload does.")
+]
+Json = Annotated[str | None, option("--json", help="The payload: a JSON object.")]
+File = Annotated[
+    Path | None, option("--file", help="Publish each line of a file, a JSON object each; - reads from stdin.")
+]
+Delay = Annotated[
+    float | None, option("--delay", parser=duration, metavar="DURATION", help="Time until it is due: 5m.")
+]
+Level = Annotated[Priority, option("--priority", help="Level inside the queue.")]
+Count = Annotated[int, option("--count", min=1, help="Publish it so many times, with an id of its own each.")]
+MaxRetries = Annotated[
+    int | None, option("--max-retries", min=0, help="Retries after the first run; default: as configured.")
+]
+Timeout = Annotated[
+    float | None, option("--timeout", parser=duration, metavar="DURATION", help="Time limit of one run: 30s.")
+]
+Expires = Annotated[
+    float | None, option("--expires", parser=duration, metavar="DURATION", help="Time until it is of no use: 1h.")
+]
+IdempotencyKey = Annotated[
+    str | None, option("--idempotency-key", help="A second message with the same key is not accepted for a day.")
+]
+CorrelationId = Annotated[str | None, option("--correlation-id", help="Ties together the messages of one case.")]
+MessageId = Annotated[
+    str | None, option("--message-id", help="An id of your own; sent again within 5 minutes it changes nothing.")
+]
+
+
 def register(app: typer.Typer) -> None:
     """Add the command."""
     app.command()(command(publish))
 
 
 async def publish(
-    queue: Annotated[str, typer.Argument(parser=queue_name, metavar="QUEUE", help="Where to, like email_queue.")],
-    type: Annotated[
-        str | None, typer.Argument(metavar="TYPE", help="Names the handler; may be left out where the payload does.")
-    ] = None,
-    json: Annotated[str | None, option("--json", help="The payload: a JSON object.")] = None,
-    file: Annotated[
-        Path | None, option("--file", help="Publish each line of a file, a JSON object each; - reads from stdin.")
-    ] = None,
-    delay: Annotated[
-        float | None, option("--delay", parser=duration, metavar="DURATION", help="Time until it is due: 5m.")
-    ] = None,
-    priority: Annotated[Priority, option("--priority", help="Level inside the queue.")] = Priority.NORMAL,
-    count: Annotated[int, option("--count", min=1, help="Publish it so many times, with an id of its own each.")] = 1,
-    max_retries: Annotated[
-        int | None, option("--max-retries", min=0, help="Retries after the first run; default: as configured.")
-    ] = None,
-    timeout: Annotated[
-        float | None, option("--timeout", parser=duration, metavar="DURATION", help="Time limit of one run: 30s.")
-    ] = None,
-    expires: Annotated[
-        float | None, option("--expires", parser=duration, metavar="DURATION", help="Time until it is of no use: 1h.")
-    ] = None,
-    idempotency_key: Annotated[
-        str | None, option("--idempotency-key", help="A second message with the same key is not accepted for a day.")
-    ] = None,
-    correlation_id: Annotated[
-        str | None, option("--correlation-id", help="Ties together the messages of one case.")
-    ] = None,
-    message_id: Annotated[
-        str | None, option("--message-id", help="An id of your own; sent again within 5 minutes it changes nothing.")
-    ] = None,
-    output: Output = Format.TABLE,
-    config: ConfigPath = None,
-    redis_url: RedisUrl = None,
+    queue: QueueName, type: TypeName = None, json: Json = None, file: File = None, delay: Delay = None,
+    priority: Level = Priority.NORMAL, count: Count = 1, max_retries: MaxRetries = None, timeout: Timeout = None,
+    expires: Expires = None, idempotency_key: IdempotencyKey = None, correlation_id: CorrelationId = None,
+    message_id: MessageId = None, output: Output = Format.TABLE, config: ConfigPath = None, redis_url: RedisUrl = None,
 ) -> None:  # fmt: skip
     """Publish a message, or many, and print a receipt for each.
 
@@ -87,12 +88,9 @@ async def publish(
         await _say_when_new(session, queue)
         lines = of_file(file, type) if file is not None else repeated(payload, count)
         with Sender(session.publisher, queue, options, output, total=count if file is None else None) as sender:
-            try:
-                async for block in lines:
-                    if not await sender.send(block):
-                        break
-            except OSError as error:
-                fail(f"--file {file}: {error.strerror}", NOT_FOUND if isinstance(error, FileNotFoundError) else FAILURE)
+            async for block in lines:
+                if not await sender.send(block):
+                    break
     _end(sender.problems, unknown=sender.unknown, alone=file is None and count == 1)
 
 

@@ -4,12 +4,13 @@ import sys
 from collections.abc import AsyncIterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, Self
+from typing import TYPE_CHECKING, BinaryIO, NamedTuple, Self
 
 import typer
 
 from streamq.cli.output import Format, JsonWriter, print_table, shown
 from streamq.cli.progress import Progress
+from streamq.cli.run import FAILURE, NOT_FOUND, fail
 
 if TYPE_CHECKING:
     from streamq.core.options import Options
@@ -75,18 +76,14 @@ async def of_file(path: Path, type: str | None) -> AsyncIterator[list[Line]]:
         path: the file; ``-`` is stdin.
         type: of lines that do not say theirs.
 
-    Raises:
-        OSError: it cannot be read.
+    Exits with 4 when it is not there.
     """
-    import asyncio
-
     name = "stdin" if str(path) == "-" else str(path)
     with ExitStack() as stack:
-        file: Any = sys.stdin.buffer if name == "stdin" else stack.enter_context(path.open("rb"))
-        read = getattr(file, "read1", file.read)  # what is there already, without waiting for a whole block
+        file = sys.stdin.buffer if name == "stdin" else stack.enter_context(_open(path))
         number, rest = 0, b""
         while True:
-            block = await asyncio.to_thread(read, BLOCK)
+            block = await _read(file)
             *whole, rest = (rest + block).split(b"\n") if block else (rest, b"")
             lines = [_line(f"{name}:{number + n}", raw, type) for n, raw in enumerate(whole, start=1) if raw.strip()]
             number += len(whole)
@@ -94,6 +91,32 @@ async def of_file(path: Path, type: str | None) -> AsyncIterator[list[Line]]:
                 yield lines[start : start + AT_ONCE]
             if not block:
                 return
+
+
+def _open(path: Path) -> BinaryIO:
+    try:
+        return path.open("rb")
+    except FileNotFoundError:
+        fail(f"--file {path}: there is no such file", NOT_FOUND)
+    except OSError as error:
+        fail(f"--file {path}: {error.strerror}", FAILURE)
+
+
+async def _read(file: BinaryIO) -> bytes:
+    """What is there already. Waited for on the event loop: a thread that waits for stdin outlives a Ctrl-C."""
+    import os
+    import stat
+
+    import anyio
+
+    try:
+        number = file.fileno()
+    except OSError:  # not a file of the system
+        return file.read(BLOCK)
+    mode = os.fstat(number).st_mode
+    if stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode) or os.isatty(number):
+        await anyio.wait_readable(number)
+    return os.read(number, BLOCK)
 
 
 def _line(place: str, raw: bytes, type: str | None) -> Line:

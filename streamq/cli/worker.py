@@ -106,9 +106,9 @@ async def _stop_with_parent(serving: "AppWorker") -> None:
     """The parent holds the other end of our stdin: when it closes, nobody would stop us any more."""
     import sys
 
-    import anyio.to_thread
+    import anyio
 
-    await anyio.to_thread.run_sync(sys.stdin.buffer.read, abandon_on_cancel=True)
+    await anyio.wait_readable(sys.stdin)  # not with a thread that reads: it would keep the interpreter from ending
     serving.stop()
 
 

@@ -46,6 +46,15 @@ class SigningKey:
         scope = f"@{self.queue}" if self.queue else ""
         return f"<SigningKey {self.key_id}{scope} {self.state}>"  # never the secret
 
+    def for_queue(self, queue: str) -> "SigningKey":
+        """The key of one queue alone, for a producer that is trusted with nothing else."""
+        return SigningKey(self.key_id, "active", derive(self._secret, queue), queue)
+
+    def export(self) -> str:
+        """The key as STREAMQ_SIGNING_KEYS takes it, secret included."""
+        scope = f"@{self.queue}" if self.queue else ""
+        return f"{self.key_id}{scope}:{self.state}:{base64.urlsafe_b64encode(self._secret).rstrip(b'=').decode()}"
+
     def covers(self, queue: str) -> bool:
         """Whether this key may speak for ``queue``."""
         return self.queue is None or self.queue == queue

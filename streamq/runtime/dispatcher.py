@@ -52,7 +52,7 @@ class Dispatcher:
     def lease_lost(self, delivery: Delivery, token: int) -> None:
         """A beat says that another worker owns a delivery: its handler is cancelled and its failure discarded."""
         run = self._runs.get(delivery)
-        if run is None or delivery.token != token or delivery.settling or delivery.lost:
+        if run is None or run.marking or delivery.token != token or delivery.settling or delivery.lost:
             return
         delivery.lost = True
         self._lane.observers.notify(LeaseLost(self._lane.queue, delivery.message_id))
@@ -139,9 +139,11 @@ class Dispatcher:
             if not nothing_else_runs:
                 return self._verdict(run, policy.release_suspect(delivery, SUSPECT_PAUSE_MS))
             delivery.started_at = time.monotonic()  # from here on a shutdown lets it end
+            run.marking = True
             token = await self._lane.supervisor.insist(
-                "isolate", lambda: self._lane.store.alone(self._lane.consumer, delivery), lambda: not delivery.lost
+                "isolate", lambda: self._lane.store.alone(self._lane.consumer, delivery), lambda: True
             )
+            run.marking = False
             if token is None:
                 return None
             delivery.token = token

@@ -35,6 +35,7 @@ class Run:
     timer: asyncio.TimerHandle | None = None
     begun: bool = False  # its task has made its first step
     cause: Cause | None = None  # why it was cancelled
+    marking: bool = False  # its token changes just now: what a beat says about the old one means nothing
     abandoned: bool = False  # judged already, but its handler cannot be stopped
     settled: bool = False
 

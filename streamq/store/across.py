@@ -32,7 +32,7 @@ async def move(connections: Connections, keyspace: Keyspace, queue: str) -> int:
     page = await connections.execute("XRANGE", keys.dead, "-", "+", "COUNT", PAGE)
     for entry, fields in page:
         held = _flat(fields)
-        message_id = dict(zip(held[::2], held[1::2], strict=True)).get(b"original_id", b"").decode()
+        message_id = dict(zip(held[::2], held[1::2], strict=True)).get(b"original_id", b"").decode(errors="replace")
         mark = keyspace.moved(queue, entry.decode(), message_id)
         await connections.run(script("move"), [keyspace.dead_letter, mark], [MARK_MS, *held])
         await connections.execute("XDEL", keys.dead, entry)

@@ -259,7 +259,7 @@ class DeadLetters:
                         pass
 
     async def _replay_across(self, queue: str, letter: DeadLetter) -> str:
-        if b"payload" not in letter.fields:
+        if not {b"payload", b"original_id"} <= letter.fields.keys():
             return "RAW"
         return await across.replay(self._connections, self._keyspace, queue, letter.dlq_id, letter.fields)
 

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from streamq.core.errors import RedisUnavailable
 from streamq.store.connection import connected
-from streamq.store.embedded import DIRECTORY_NAME, WAYS_OUT, EmbeddedServer
+from streamq.store.embedded import DIRECTORY_NAME, EmbeddedServer
 from streamq.store.url import RedisURL, parse_url
 
 LOCAL = "redis://localhost:6379"
@@ -65,7 +65,8 @@ async def locate(said: str | None, origin: str, *, project: Path, production: bo
         return Located(parse_url(LOCAL), "answers on this machine")
     if production:
         raise RedisUnavailable(
-            f"no Redis is configured and nothing answers at {LOCAL} (STREAMQ_ENV=production). {WAYS_OUT}"
+            f"no Redis is configured, nothing answers at {LOCAL}, and STREAMQ_ENV=production starts none of its own: "
+            f"name yours with --redis-url or STREAMQ_REDIS_URL"
         )
     return await _join(project / DIRECTORY_NAME, "embedded, because no Redis was found (for development only)")
 

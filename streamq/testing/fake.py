@@ -28,7 +28,7 @@ class FakeConnections(Connections):
         """As of a real server."""
         return _plain(fakeredis.FakeRedis(server=self.server))
 
-    def _async_client(self, timeout: float, *, single: bool = False) -> AsyncClient:
+    def _async_client(self, timeout: float, *, single: bool = False) -> AsyncClient:  # noqa: ARG002 - nothing to wait for
         return _plain(fakeredis.FakeAsyncRedis(server=self.server))
 
 

@@ -121,7 +121,7 @@ class PrivateServer:
         self.close()
 
     def _answers(self) -> bool:
-        """Whether it serves commands: any reply but that it still loads its data. By hand: redis takes 0.6 s to load."""
+        """Whether it serves commands: any reply but that it still loads data. By hand: redis takes 0.6 s to load."""
         with suppress(OSError):
             reply = self._ask(b"PING")
             return reply != b"" and not reply.startswith(b"-LOADING")
@@ -158,7 +158,7 @@ def _short_directory() -> Path:
     if len(os.fsencode(directory / "s.sock")) <= SOCKET_PATH_LIMIT:
         return directory
     directory.rmdir()
-    return Path(tempfile.mkdtemp(prefix="streamq-", dir="/tmp"))  # noqa: S108 - mkdtemp makes it ours alone
+    return Path(tempfile.mkdtemp(prefix="streamq-", dir="/tmp"))
 
 
 def _until(condition: Callable[[], bool], seconds: float) -> bool:

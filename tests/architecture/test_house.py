@@ -25,7 +25,8 @@ LONG_FUNCTIONS: dict[str, tuple[int, str]] = {}
 
 # Tests do not wait for time. Where there is no event to wait for, the file is named here with its reason.
 MAY_SLEEP: dict[str, str] = {
-    "tests/contract/test_embedded.py": "wait_until, for what other processes do",
+    "tests/support.py": "wait_until, for what other processes do",
+    "tests/e2e/app/__init__.py": "handlers that take a while, in processes of their own",
 }
 
 # One place reads the environment, so that one page can list what it means.

@@ -91,9 +91,7 @@ class Desk:
     def age(self, delivery, ms=10 * LEASE):
         """Let a pending entry look as if nobody had renewed it for so long."""
         (held,) = self.pending_of(delivery)
-        self.raw(
-            "XCLAIM", self.keys.stream(delivery.level), GROUP, held[1], 0, delivery.entry_id, "IDLE", ms, "JUSTID"
-        )
+        self.raw("XCLAIM", self.keys.stream(delivery.level), GROUP, held[1], 0, delivery.entry_id, "IDLE", ms, "JUSTID")
 
     def pending_of(self, delivery):
         stream = self.keys.stream(delivery.level)
@@ -123,9 +121,7 @@ class Desk:
         )
 
     def beat(self, consumer="w1", deliveries=(), about=""):
-        return self.beats.extend(
-            self.keys, GROUP, consumer, silent_after_ms=SILENT, deliveries=deliveries, about=about
-        )
+        return self.beats.extend(self.keys, GROUP, consumer, silent_after_ms=SILENT, deliveries=deliveries, about=about)
 
     # --- looking
 
@@ -169,7 +165,9 @@ class Desk:
         return [readable(parts) for _, parts in self._safe("XRANGE", key, "-", "+")]
 
     def _groups(self, key):
-        return [dict(zip(*[iter(group)] * 2, strict=True))[b"name"].decode() for group in self._safe("XINFO", "GROUPS", key)]
+        return [
+            dict(zip(*[iter(group)] * 2, strict=True))[b"name"].decode() for group in self._safe("XINFO", "GROUPS", key)
+        ]
 
     def _pending(self, key):
         return self._safe("XPENDING", key, GROUP, "-", "+", 1000)
@@ -183,7 +181,11 @@ class Desk:
         return packed if parts is None else readable(parts)
 
     def _letter(self, letter):
-        return {name: value for name, value in letter.items() if name != "failed_at"} if isinstance(letter, dict) else letter
+        return (
+            {name: value for name, value in letter.items() if name != "failed_at"}
+            if isinstance(letter, dict)
+            else letter
+        )
 
     async def check_law(self):
         """Protocol 3.3: what came in and did not go out lies there; dead letters likewise."""

@@ -8,7 +8,6 @@ import stat
 import subprocess
 import sys
 import threading
-import time
 from pathlib import Path
 
 import pytest
@@ -17,6 +16,7 @@ import redis
 from streamq.core.errors import RedisUnavailable
 from streamq.store import embedded
 from streamq.store.embedded import DIRECTORY_NAME, SOCKET_PATH_LIMIT, EmbeddedServer
+from tests.support import wait_until
 
 ROOT = Path(__file__).parents[2]
 
@@ -64,13 +64,6 @@ class User:
         self.process.wait()
         self.process.stdin.close()
         self.process.stdout.close()
-
-
-def wait_until(condition, seconds=10):
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(0.01)
 
 
 def ask(url, *command):

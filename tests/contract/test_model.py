@@ -5,6 +5,7 @@ STREAMQ_MODEL_OPS says how many operations, all servers together (20,000); STREA
 
 import os
 import random
+import sys
 
 import pytest
 
@@ -20,7 +21,7 @@ async def test_nothing_is_lost_or_doubled_whatever_happens(desk, capsys):
     """The law is 0 and every accepted message is in exactly one place, after every single operation."""
     seed = int(os.environ.get("STREAMQ_MODEL_SEED") or random.randrange(10**9))
     with capsys.disabled():
-        print(f" seed {seed} ", end="")
+        sys.stdout.write(f" STREAMQ_MODEL_SEED={seed} ")
     driver = Operations(desk, random.Random(seed))
     try:
         await driver.run(OPERATIONS // len(SERVERS))

@@ -177,5 +177,3 @@ def test_both_protocol_versions_are_read():
     assert list(_streams(reply)) == list(_streams(dict(reply))) == reply
     assert not _streams(None)
     assert not _streams({})
-
-

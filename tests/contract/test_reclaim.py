@@ -317,7 +317,7 @@ async def test_a_beat_without_deliveries_says_that_we_live(desk):
 
 
 async def test_a_beat_learns_what_is_lost(desk):
-    """What another worker took, what came back to us by another way, what is settled: with the token it was sent with."""
+    """What another worker took, what came back to us in another way, what is settled: with the token as it was sent."""
     deliveries = await desk.deliver(*(draft(name) for name in "abcd"))
     taken, back, settled, kept = deliveries
     desk.age(taken)

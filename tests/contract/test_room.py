@@ -71,7 +71,9 @@ async def test_a_queue_is_registered_once(desk):
 async def test_the_oldest_undelivered_of_the_lowest_level_goes(desk):
     """One goes for each that wants room; what is delivered or waits is never taken."""
     await desk.deliver(draft("running", "low"))
-    await desk.publish(draft("l1", "low"), draft("l2", "low"), draft("n1"), draft("h1", "high"), draft("d", delay_ms=FAR))
+    await desk.publish(
+        draft("l1", "low"), draft("l2", "low"), draft("n1"), draft("h1", "high"), draft("d", delay_ms=FAR)
+    )
     before = desk.state()
     assert await desk.store.evict("normal", max_length=6, wanted=1) == 1
     assert desk.state() == before | {

@@ -57,8 +57,15 @@ def test_what_a_script_includes_stands_before_it():
 
 
 @pytest.mark.parametrize(
-    "source", ["return 1", "#!lua\nreturn 1", "#!lua\n-- Does.\nreturn 1", "-- KEYS: ledger\n#!lua\n", "#!lua\nreturn 1\n-- KEYS: ledger\n"]
-)  # fmt: skip
+    "source",
+    [
+        "return 1",
+        "#!lua\nreturn 1",
+        "#!lua\n-- Does.\nreturn 1",
+        "-- KEYS: low\n#!lua\nreturn 1",
+        "#!lua\nreturn 1\n-- KEYS: low\n",
+    ],
+)
 def test_a_script_without_a_header_is_refused(source):
     with pytest.raises(ValueError, match=r"x\.lua"):
         Script("x", source)

@@ -3,9 +3,11 @@
 import pytest
 
 from streamq.core.config import LEVELS
+from streamq.core.errors import RedisUnavailable
 from streamq.core.message import pack_fields
 from streamq.core.outcome import DeadLetter, Reason, Retry, Wait
 from streamq.store.connection import OutOfMemory
+from streamq.store.scripts import script
 from tests.contract.desk import FAR, GROUP, draft, fields
 
 LETTER = DeadLetter(Reason.REJECTED, "ValueError: no", "Traceback ...", "ValueError app.f", 3)
@@ -345,7 +347,7 @@ async def test_a_body_that_vanished_is_taken_off_the_books(desk, verdict, how):
 async def test_one_bad_item_does_not_hold_back_the_batch(desk, verdict):
     """Lost, vanished and good ones in one call: a word each, in their order."""
     deliveries = await desk.deliver(*(draft(name, LEVELS[n]) for n, name in enumerate("abcd")))
-    lost, vanished, good, last = deliveries
+    lost, vanished, *_ = deliveries
     await desk.store.ack([lost.key])
     desk.raw("XDEL", desk.keys.stream(vanished.level), vanished.entry_id)
     outcome = RETRY if verdict == "retry" else LETTER
@@ -380,3 +382,66 @@ async def test_what_drains_works_without_memory(desk):
     assert await desk.store.forget("w9", dead_after_ms=0) == "OK"
 
 
+# --- add before remove
+
+
+def use_up(desk, key):
+    """Somebody adds an entry with the last id there is: nothing can be added any more."""
+    desk.raw("XADD", key, "18446744073709551615-18446744073709551615", "payload", "{}")
+
+
+async def test_what_cannot_be_put_back_stays(desk):
+    """A stream that takes no more: released entries stay pending, and the batch goes on."""
+    stuck, good = await desk.deliver(draft("a", "high"), draft("b"))
+    use_up(desk, desk.keys.high)
+    assert await desk.store.release("w1", [stuck, good]) == ["KEPT", "OK"]
+    state = desk.state()
+    assert state["pending"] == {stuck.key: ("w1", 1)}
+    assert state["ledger"]["released"] == 1
+    assert await desk.store.ack([stuck.key]) == 1
+
+
+async def test_what_cannot_be_promoted_waits_on(desk):
+    """It does not stand in the way of what is due behind it, at other levels."""
+    await desk.publish(draft("a", "high", delay_ms=FAR), draft("b", delay_ms=FAR))
+    desk.make_due("a", 1)
+    desk.make_due("b", 2)
+    use_up(desk, desk.keys.high)
+    before, start = desk.state(), desk.now()
+    assert (await desk.store.promote(limit=1)).moved == 0
+    assert start + 60_000 <= desk.due_of("a") <= desk.now() + 60_000
+    assert (await desk.store.promote(limit=1)).moved == 1
+    after = desk.state()
+    assert (after["high"], after["delayed"], after["bodies"]) == (before["high"], ["a"], {"a": fields("a", "high")})
+
+
+async def test_what_cannot_become_a_dead_letter_stays(desk):
+    """A letter that cannot be written leaves its message where it is, by whichever way it would die."""
+    use_up(desk, desk.keyspace.dead_letter)
+    bad = desk.add(entry=[b"x", b"y"])
+    held = await desk.deliver(draft("a"), draft("b", delay_ms=FAR))
+    desk.make_due("b")
+    desk.raw("HSET", desk.keys.messages, "b", "junk")
+    for delivery in held:
+        desk.age(delivery)
+    before = desk.state()
+    with pytest.raises(RedisUnavailable):
+        await desk.store.dead("w1", [(held[1], LETTER)])
+    with pytest.raises(RedisUnavailable):
+        await desk.store.promote()
+    assert desk.state() == before
+    with pytest.raises(RedisUnavailable):
+        await desk.reclaim("w2")
+    assert {entry for _, entry in desk.state()["pending"]} == {bad, held[1].entry_id}
+    desk.raw("DEL", desk.keyspace.dead_letter)
+
+
+async def test_what_cannot_be_replayed_stays_a_dead_letter(desk):
+    (delivery,) = await desk.deliver(draft("a", "high"))
+    await desk.store.dead("w1", [(delivery, LETTER)])
+    use_up(desk, desk.keys.high)
+    ((letter, _),) = desk.raw("XRANGE", desk.keyspace.dead_letter, "-", "+")
+    before = desk.state()
+    with pytest.raises(RedisUnavailable):
+        await desk.connections.run(script("replay"), desk.keys, [0, letter])
+    assert desk.state() == before

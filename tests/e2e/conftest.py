@@ -25,9 +25,9 @@ def servers():
 
 @pytest.fixture(params=SERVERS[:1])
 def rig(request, servers, tmp_path):
-    """The tools of a test on Valkey; `on_every_server` asks for the other kinds, too."""
+    """The tools of a test, on Valkey; parametrised with SERVERS indirectly, on the other kinds, too."""
     server = servers(request.param)
-    yield from _used(Rig(server, tmp_path))
+    yield from _used(Rig(server, tmp_path), request)
 
 
 @pytest.fixture(params=SERVERS[:1])
@@ -35,10 +35,10 @@ def lasting(request, tmp_path):
     """The same with a server of the test's own that may be killed: it loses nothing."""
     args = ["--requirepass", PASSWORD, "--appendonly", "yes", "--appendfsync", "always"]
     with PrivateServer(server_binary(request.param), args=args) as server:
-        yield from _used(Rig(server, tmp_path))
+        yield from _used(Rig(server, tmp_path), request)
 
 
-def _used(rig):
+def _used(rig, request):
     with redis.Redis.from_url(rig.url) as client:
         client.flushall()
     try:
@@ -46,6 +46,7 @@ def _used(rig):
     finally:
         rig.close()
         for number, worker in enumerate(rig.workers):  # shown when the test failed
-            print(f"--- worker {number}, pid {worker.pid}, exit code {worker.code}", *worker.tail(), sep="\n")
+            told = [f"--- worker {number}, pid {worker.pid}, exit code {worker.code}", *worker.tail()]
+            request.node.add_report_section("teardown", f"worker {number}", "\n".join(told))
     rig.check_logs()
     rig.check_law()

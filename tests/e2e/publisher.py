@@ -21,7 +21,7 @@ async def main(name, count):
 
         for start in range(0, count, 20):
             await asyncio.gather(*(publish(number) for number in range(start, min(count, start + 20))))
-    print(json.dumps(outcomes))
+    sys.stdout.write(json.dumps(outcomes))
 
 
 asyncio.run(main(sys.argv[1], int(sys.argv[2])))

@@ -205,7 +205,7 @@ class Rig:
     def add(self, fields, *, queue="work", key=("k1", SECRET), **more):
         """Add an entry with a plain XADD, signed with a key unless that is None."""
         signature = {"signature": self.signature(fields, key)} if key else {}
-        return self.redis.xadd(self._streams(queue)[2], {**fields, **signature, **more}).decode()
+        return self.redis.xadd(self.streams(queue)[2], {**fields, **signature, **more}).decode()
 
     def open(self, gate="gate"):
         """Let handlers go on that wait at a gate."""
@@ -236,7 +236,7 @@ class Rig:
         """How many entries a worker holds, or all of them."""
         name = self.consumer(worker, queue) if worker else None
         total = 0
-        for stream in self._streams(queue):
+        for stream in self.streams(queue):
             with contextlib.suppress(redis.ResponseError):  # no group yet
                 for consumer in self.redis.xpending(stream, "streamq")["consumers"]:
                     total += consumer["pending"] if name in (None, consumer["name"].decode()) else 0
@@ -245,7 +245,7 @@ class Rig:
     def left(self, queue="work"):
         """Messages that lie in the queue: ready, in flight and delayed."""
         waiting = self.redis.zcard(f"{{queue:{queue}}}:delayed")
-        return waiting + sum(self.redis.xlen(stream) for stream in self._streams(queue))
+        return waiting + sum(self.redis.xlen(stream) for stream in self.streams(queue))
 
     def empty(self, queue="work", seconds=30):
         """Wait until nothing is left of a queue."""
@@ -264,7 +264,7 @@ class Rig:
         """Why messages died, by their id."""
         return {letter["original_id"]: letter["reason"] for letter in self.dead()}
 
-    def _streams(self, queue):
+    def streams(self, queue="work"):
         return (f"{{queue:{queue}}}:critical", f"{{queue:{queue}}}:high", f"queue:{queue}", f"{{queue:{queue}}}:low")
 
     # --- the end

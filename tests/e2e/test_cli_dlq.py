@@ -297,6 +297,22 @@ def test_a_letter_that_somebody_else_was_faster_with_is_gone(cli):
     assert cli.call(replay) == ({"OK": 1}, {"GONE": 1, "OK": 1}, 0)
 
 
+def test_a_letter_that_goes_while_it_is_looked_at_is_gone(cli):
+    """That is no failure: somebody else did what was asked for."""
+    cli.die()
+
+    async def replay(app):
+        box = app.dead_letters
+
+        async def refusal_to(letter, *_, **__):
+            await box.purge([letter])
+
+        box.refusal_to = refusal_to
+        return [fate.fate async for fate in box.replay_matching()]
+
+    assert cli.call(replay) == ["gone"]
+
+
 # --- purge
 
 

@@ -89,22 +89,24 @@ def test_what_is_wrong_with_a_queue_is_named(cli):
     assert "key types" not in diagnosis(cli, "--queue", "mail", code=1)
 
 
+def acl(cli, *rules):
+    cli.redis.execute_command("ACL", "SETUSER", "worker", *rules)
+
+
 def test_missing_rights_are_named_one_by_one(cli):
     """What a worker needs is asked for and never tried; what the doctor itself would like to see may be missing."""
     cli("publish", "mail", "good")
-    cli.redis.execute_command(
-        *"ACL SETUSER worker on >secret ~queue:* ~{queue:* -@all +@stream +@read +@write +@scripting +@connection +time"
-        " -xclaim -client|unblock".split()
-    )
+    rights = "~queue:* ~{queue:* -@all +@stream +@read +@write +@scripting +@connection +time -xclaim -client|unblock"
+    acl(cli, "on", ">secret", *rights.split(" "))
     try:
         url = cli.url.replace("unix://", "unix://worker:secret@")
         found = diagnosis(cli, "--redis-url", url, code=1)
         assert "may not XCLAIM, CLIENT UNBLOCK" in found["rights"]["detail"]
         for check in ("version", "eviction", "memory", "persistence", "timeout"):
             assert "unknown" in found[check]["detail"], check
-        cli.redis.execute_command(*"ACL SETUSER worker +xclaim +client|unblock".split())
+        acl(cli, "+xclaim", "+client|unblock")
         assert "rights" not in diagnosis(cli, "--redis-url", url)
-        cli.redis.execute_command(*"ACL SETUSER worker -eval -evalsha".split())
+        acl(cli, "-eval", "-evalsha")
         assert "NoPermission" in diagnosis(cli, "--redis-url", url, code=1)["rights"]["detail"]
     finally:
         cli.redis.execute_command("ACL", "DELUSER", "worker")

@@ -36,11 +36,9 @@ def test_values_keep_their_spelling(cli):
 
 
 def test_every_option_reaches_the_message(cli):
-    words = (
-        "--delay 5m --priority high --max-retries 7 --timeout 30s --expires 1h --correlation-id case --message-id m-1"
-        " --idempotency-key once"
-    ).split()
-    assert cli("publish", "mail", "good", *words, "-o", "jsonl").lines == [
+    timing = ["--delay", "5m", "--timeout", "30s", "--expires", "1h", "--max-retries", "7", "--priority", "high"]
+    names = ["--correlation-id", "case", "--message-id", "m-1", "--idempotency-key", "once"]
+    assert cli("publish", "mail", "good", *timing, *names, "-o", "jsonl").lines == [
         {"id": "m-1", "queue": "mail", "duplicate": False}
     ]
     (waiting,) = cli.json("delayed", "list", "mail")
@@ -158,7 +156,7 @@ def test_what_cannot_be_meant_is_a_usage_error(cli, words, told):
 
 
 def test_a_file_that_is_not_there_is_not_found(cli, tmp_path):
-    assert "No such file" in cli("publish", "mail", "t", "--file", str(tmp_path / "none"), code=4).err
+    assert "no such file" in cli("publish", "mail", "t", "--file", str(tmp_path / "none"), code=4).err
     assert "directory" in cli("publish", "mail", "t", "--file", str(tmp_path), code=1).err
 
 

@@ -25,7 +25,7 @@ def extra_starts(rig):
 @on_every_server
 @pytest.mark.parametrize("concurrency", [1, 4, 8])
 def test_a_lease_that_ends_brings_its_message_to_another_worker(rig, concurrency):
-    """Even where the other one has a single slot: waiting for new messages must not keep it from looking for old ones."""
+    """Even where it has a single slot: waiting for new messages must not keep it from looking for old ones."""
     held = keys(concurrency, "held")
     first = rig.worker("--concurrency", str(concurrency))
     rig.publish("stuck_once", *held)

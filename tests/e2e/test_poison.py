@@ -7,41 +7,45 @@ from tests.support import wait_until
 
 pytestmark = [pytest.mark.e2e, pytest.mark.faults]
 
-INNOCENTS = [f"innocent{number}" for number in range(50)]
+INNOCENTS = {queue: [f"innocent{number}-{queue}" for number in range(50)] for queue in ("work", "other")}
 
 
 @pytest.mark.timeout(150)
-@pytest.mark.parametrize("processes", [1, 2])
-def test_poison_is_buried_and_innocents_survive(rig, processes):
-    """A parent starts the workers anew, as a service manager would."""
+def test_poison_is_buried_and_innocents_survive(rig):
+    """Two services at once, each with its queue: one worker that is started anew whenever it died, and a parent that
+    keeps two processes running."""
     rig.configure({**QUICK, "lease": "1s"})
-    rig.publish("slow", *INNOCENTS[:20], payload={"seconds": 0.1})
-    (poison,) = rig.publish("crash", "poison")
-    rig.publish("slow", *INNOCENTS[20:], payload={"seconds": 0.1})
-    parent = Keeper(rig, "--concurrency", "8", *(("--processes", "2") if processes == 2 else ()))
-    wait_until(lambda: parent.keep() and rig.dead(), 120)
-    rig.finished(*INNOCENTS, seconds=30)
-    rig.empty()
-    assert rig.reasons() == {poison.id: "poison"}
-    (letter,) = rig.dead()
-    assert letter["retry_count"] == "0"
-    assert int(letter["deliveries"]) >= 3
-    assert rig.keys_of("S").count("poison") == 4  # twice in company, twice alone
-    assert set(rig.keys_of("F")) == set(INNOCENTS)
-    rig.publish("ok", "afterwards")
-    rig.finished("afterwards")
+    poisons = {}
+    for queue, innocents in INNOCENTS.items():
+        rig.publish("slow", *innocents[:20], queue=queue, payload={"seconds": 0.1})
+        (poisons[queue],) = rig.publish("crash", f"poison-{queue}", queue=queue)
+        rig.publish("slow", *innocents[20:], queue=queue, payload={"seconds": 0.1})
+    single = Keeper(rig, "--concurrency", "8", queue=["work"])
+    rig.start("--concurrency", "8", "--processes", "2", queue=["other"])
+    wait_until(lambda: single.keep() and len(rig.dead()) == 2, 120)
+    rig.finished(*INNOCENTS["work"], *INNOCENTS["other"], seconds=60)
+    for queue, innocents in INNOCENTS.items():
+        rig.empty(queue)
+        (letter,) = (letter for letter in rig.dead() if letter["original_queue"] == queue)
+        assert (letter["original_id"], letter["reason"]) == (poisons[queue].id, "poison")
+        assert letter["retry_count"] == "0"
+        assert int(letter["deliveries"]) >= 3
+        assert rig.keys_of("S").count(f"poison-{queue}") == 4  # twice in company, twice alone
+        assert set(innocents) < set(rig.keys_of("F"))
+        rig.publish("ok", f"afterwards-{queue}", queue=queue)
+    rig.finished("afterwards-work", "afterwards-other")
 
 
 class Keeper:
     """Starts a worker anew whenever it died."""
 
-    def __init__(self, rig, *arguments):
-        self._rig, self._arguments = rig, arguments
-        self._worker = rig.start(*arguments)
+    def __init__(self, rig, *arguments, queue):
+        self._rig, self._arguments, self._queue = rig, arguments, queue
+        self._worker = rig.start(*arguments, queue=queue)
 
     def keep(self):
         if self._worker.code is not None:
-            self._worker = self._rig.start(*self._arguments)
+            self._worker = self._rig.start(*self._arguments, queue=self._queue)
         return True
 
 

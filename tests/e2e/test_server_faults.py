@@ -69,39 +69,26 @@ def test_nothing_is_taken_from_workers_that_live_while_the_server_was_frozen(las
     assert [worker.code for worker in living] == [None, None]
 
 
-def test_a_worker_waits_for_a_server_that_is_away_for_long(lasting):
-    """It lives, and says so once a role, not with every try."""
+def test_workers_wait_for_a_server_that_is_away_for_long(lasting):
+    """They live, and say so once a role, not with every try. Who is told to end meanwhile ends: what it could not tell
+    is pending, and will be found there."""
     rig = lasting
-    worker = rig.worker("--concurrency", "2")
+    staying = rig.worker("--concurrency", "1")
     rig.publish("gated", "held")
     rig.started("held")
+    leaving = rig.worker("--concurrency", "1", "--drain-timeout", "1s")
+    rig.publish("gated", "left", payload={"gate": "closed"})
+    rig.started("left")
     rig.server.kill()
     away_since = time.monotonic()
     rig.open()
-    rig.finished("held")
-    wait_until(lambda: time.monotonic() > away_since + 12, 20)
-    assert worker.code is None
+    assert leaving.stop(25) == 75
+    wait_until(lambda: time.monotonic() > away_since + 11, 20)
+    assert staying.code is None
     rig.server.start()
     rig.publish("ok", "next")
-    rig.finished("next", seconds=30)
-    rig.empty()
-    assert rig.keys_of("S") == ["held", "next"]
-    assert 1 <= worker.text().count("Redis unavailable") <= 8
-    assert worker.stop() == 0
-
-
-def test_sigterm_while_the_server_is_away_ends_the_worker(lasting):
-    """What it could not tell is pending, and another worker finds it there."""
-    rig = lasting
-    worker = rig.worker("--concurrency", "2", "--drain-timeout", "1s")
-    rig.publish("gated", "held")
-    rig.started("held")
-    rig.server.kill()
-    began = time.monotonic()
-    assert worker.stop() == 75
-    assert time.monotonic() - began < 25
-    rig.server.start()
-    rig.open()
-    rig.worker()
-    rig.finished("held", seconds=30)
-    rig.empty()
+    rig.finished("held", "next", seconds=30)
+    wait_until(lambda: rig.left() == rig.pending() == 1)
+    assert rig.keys_of("S") == ["held", "left", "next"]
+    assert 1 <= staying.text().count("Redis unavailable") <= 8
+    assert staying.stop() == 0

@@ -1,7 +1,7 @@
 """The rest of the scripts in Python: taking over from the dead, and keeping the house."""
 
 from tests.model.entries import LEVEL_OF, LEVELS, carry, counter, read, unpack
-from tests.model.world import ALONE, MALFORMED, World, key
+from tests.model.world import ALONE, MALFORMED, MAX_DELIVERIES, World, key
 
 
 class House(World):
@@ -9,7 +9,7 @@ class House(World):
 
     # --- taking over
 
-    def reclaim(self, consumer, now, *, count, max_deliveries, cursors, silent):
+    def reclaim(self, consumer, now, *, count, cursors, silent):
         """Returns what was taken, the cursors, suspects and dead ones; None during grace."""
         if self.guard(now):
             return None
@@ -21,43 +21,44 @@ class House(World):
                 for level, stream in self.streams.items():
                     held = sorted((e for e, p in stream.pending.items() if p.consumer == name), key=key)
                     if len(taken) < count:
-                        self._claim(level, consumer, held[: count - len(taken)], taken, max_deliveries)
+                        self._claim(level, consumer, held[: count - len(taken)], taken)
         for n, (level, stream) in enumerate(self.streams.items()):
             room = count - len(taken)
             if room > 0:
                 found, cursors[n] = self._page(stream, cursors[n], room)
-                self._claim(level, consumer, found, taken, max_deliveries)
+                self._claim(level, consumer, found, taken)
         return taken, tuple(cursors), self.ledger["suspect"] - before[0], self.ledger["dead"] - before[1]
 
     def _page(self, stream, cursor, room):
-        """XAUTOCLAIM: old entries and such without a body from the cursor on, in ten times as many steps as there is room."""
+        """XAUTOCLAIM: what is old or has no body, from the cursor on, in ten steps for each that there is room for."""
         waiting = sorted((e for e in stream.pending if key(e) >= key(cursor.encode())), key=key)
-        found, steps = [], 0
-        for entry in waiting:
+        found = []
+        for steps, entry in enumerate(waiting):
             if len(found) == room or steps == 10 * room:
                 return found, entry.decode()
-            steps += 1
             if stream.pending[entry].old or stream.body(entry) is None:
                 found.append(entry)
         return found, "0-0"
 
-    def _claim(self, level, consumer, entries, taken, max_deliveries):
+    def _claim(self, level, consumer, entries, taken):
         bodies = [(entry, self.take(level, entry)) for entry in entries]
         for entry, _ in (pair for pair in bodies if pair[1] is not None):
             held = self.streams[level].pending[entry]
             held.consumer, held.times, held.old = consumer, held.times + 1, False
         for entry, flat in bodies:
             if flat is not None:
-                self._judge(level, consumer, entry, flat, taken, max_deliveries)
+                taken += self._judge(level, consumer, entry, flat)
 
-    def _judge(self, level, consumer, entry, flat, taken, max_deliveries):
+    def _judge(self, level, consumer, entry, flat):
+        """What becomes of an entry that was taken over: it is returned, or waits, or is dead."""
         times = token = self.streams[level].pending[entry].times
         fields = read(flat)
         about = {"original_entry": entry, "worker": consumer.encode()}
         if fields is None:
             about |= {"error": MALFORMED, "deliveries": b"%d" % (times - 1), "retry_count": b"0"}
             self.bury(flat, reason=b"malformed", **about)
-            return self.remove(level, entry)
+            self.remove(level, entry)
+            return []
         fields = {b"id": b"e%b-%b" % (level.encode(), entry)} | fields
         alone = counter(fields.get(b"alone"))
         if times > ALONE + 1:
@@ -68,17 +69,19 @@ class House(World):
         named = [part for pair in fields.items() for part in pair]
         if alone >= 2:
             self.bury(named, reason=b"poison", error=b"killed %d workers while it ran alone" % alone, **about)
-        elif losses >= max_deliveries:
+        elif losses >= MAX_DELIVERIES:
             self.bury(named, reason=b"max_deliveries", error=b"%d workers vanished with it" % losses, **about)
         elif losses < 2:
-            return taken.append((level, entry, token, losses, flat))
+            return [(level, entry, token, losses, flat)]
         else:
-            counters = {b"retry_count": retries, b"deliveries": b"%d" % losses, b"held_since": fields.get(b"held_since")}
+            counters = {b"retry_count": retries, b"deliveries": b"%d" % losses}
+            counters[b"held_since"] = fields.get(b"held_since")
             counters[b"alone"] = b"%d" % alone if alone else None
             delay_ms = {2: 1000, 3: 5000}.get(losses, 30_000)
             self.wait(level, entry, carry(fields, level, entry, counters), delay_ms)
             self.ledger["suspect"] += 1
-        return self.remove(level, entry)
+        self.remove(level, entry)
+        return []
 
     # --- the house
 

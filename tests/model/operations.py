@@ -1,23 +1,22 @@
 """What may happen to a queue, at random."""
 
-from streamq.core.message import Draft, delivery_from
+from streamq.core.message import Draft
 from streamq.core.outcome import DeadLetter, Reason, Retry, Wait
 from streamq.store.scripts import script
 from streamq.store.streams import NO_CURSORS
 from tests.contract.desk import FAR, GROUP
-from tests.model.driver import ONCE, Driver
+from tests.model.driver import ONCE, Driver, pairs
 from tests.model.entries import LEVELS, NUMBER_OF, pack
-from tests.model.world import QUEUE, UID, NoGroup
+from tests.model.world import MAX_DELIVERIES, QUEUE, UID, NoGroup
 
 CONSUMERS = ("w1", "w2", "w3", "w4")
 WINDOW = 2**41  # milliseconds: no window ends while this runs
 HOUR = 3_600_000  # lease and silence: only what is made to look old is old
 MOST_WAITING, MOST_FOREIGN, MOST_LETTERS, MOST_HELD = 25, 32, 10, 40
-MAX_DELIVERIES = 6
 
 # What is done, and how often.
 WEIGHTS = {
-    "publish": 16, "foreign": 6, "fetch": 20, "ack": 10, "retry": 8, "dead": 5, "release": 5, "alone": 4, "extend": 6,
+    "publish": 12, "foreign": 6, "fetch": 20, "ack": 14, "retry": 8, "dead": 5, "release": 5, "alone": 4, "extend": 6,
     "reclaim": 10, "promote": 9, "age": 7, "silence": 2, "outage": 1, "grace_ends": 3, "due": 7, "corrupt": 2,
     "cancel": 2, "evict": 2, "purge": 1, "purge_letters": 2, "replay": 3, "destroy": 1, "ensure": 1, "forget": 2,
     "vanish": 1, "roll": 1, "expire_once": 1,
@@ -192,10 +191,8 @@ class Operations(Driver):
             return taken, last[0].cursors, last[0].suspects, last[0].dead
 
         def model(_):
-            found = self.world.reclaim(
-                consumer, self.guard_time(), count=count, max_deliveries=MAX_DELIVERIES, cursors=cursors, silent=silent
-            )
-            return found and ([(*who, dict(zip(flat[::2], flat[1::2], strict=True))) for *who, flat in found[0]], *found[1:])
+            found = self.world.reclaim(consumer, self.guard_time(), count=count, cursors=cursors, silent=silent)
+            return found and ([(*who, dict(pairs(flat))) for *who, flat in found[0]], *found[1:])
 
         if await self.perform(act, model, repeatable=False):
             self.cursors = last[0].cursors

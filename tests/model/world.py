@@ -9,7 +9,7 @@ from tests.model.entries import LEVEL_OF, LEVELS, NOW, carry, letter, pack, read
 
 QUEUE = b"orders"
 UID = re.compile(rb"<(\d+)>")  # every message carries its own number in its bytes, wherever it lies
-ALONE, SMALL = 1000, 256
+ALONE, SMALL, MAX_DELIVERIES = 1000, 256, 6
 GRACE_MS, OUTAGE_MS, STEP_BACK_MS = 10_000, 5000, 2000
 MALFORMED = b"no payload, a bad priority, a doubled field, or bytes that do not unpack"
 
@@ -158,7 +158,8 @@ class World:
             flat = unpack(packed)
             fields = read(flat) if flat is not None else None
             if fields is None:
-                self.bury([packed], original_id=member, reason=b"malformed", error=MALFORMED, retry_count=b"0", deliveries=b"0")
+                about = {"original_id": member, "retry_count": b"0", "deliveries": b"0"}
+                self.bury([packed], reason=b"malformed", error=MALFORMED, **about)
                 continue
             level = LEVEL_OF[fields.get(b"priority", b"3")]
             counters = {b"retry_count": b"0", b"deliveries": b"0"} | fields
@@ -194,9 +195,7 @@ class World:
         lost = []
         for delivery in deliveries:
             level, entry = delivery.level, delivery.entry_id.encode()
-            if not self.owned(level, entry, consumer, delivery.token):
-                lost.append(delivery)
-            elif self.take(level, entry) is None:
+            if not self.owned(level, entry, consumer, delivery.token) or self.take(level, entry) is None:
                 lost.append(delivery)
             else:
                 self.streams[level].pending[entry].old = False

@@ -5,8 +5,11 @@ from contextlib import AsyncExitStack
 import pytest
 import redis
 
+from streamq import StreamQ
+from streamq.core.config import Config, WorkerConfig
+from streamq.settings import Settings
 from streamq.store.url import parse_url
-from tests.runtime.rig import Rig, Wire
+from tests.runtime.rig import Books, Rig, Wire
 
 
 @pytest.fixture
@@ -43,3 +46,20 @@ async def make_rig(server, raw):
 @pytest.fixture
 async def rig(make_rig):
     return await make_rig()
+
+
+@pytest.fixture
+def make_app(server):
+    """Make an app on the private server whose queues differ from the defaults."""
+
+    def make(*, url=None, limits=None, signing_keys=None, **queue):
+        config = Config(defaults=queue, worker=WorkerConfig(**{"block": 0.5, **(limits or {})}))
+        return StreamQ(settings=Settings(config=config, redis_url=url or server.url, signing_keys=signing_keys))
+
+    return make
+
+
+@pytest.fixture
+def books(raw):
+    """Looks at a queue of an app."""
+    return Books(raw)

@@ -1,7 +1,7 @@
 """One queue as a worker has it, on a private server: roles are put on it one by one, and Redis is looked at."""
 
 import asyncio
-import contextlib
+from contextlib import asynccontextmanager
 from itertools import count
 
 from redis.exceptions import ResponseError
@@ -51,6 +51,30 @@ def fields(message_id, *, level="normal", kind="work", payload=None, **more):
     }  # fmt: skip
     entry |= {name: str(value) for name, value in more.items()}
     return [part.encode() for pair in entry.items() for part in pair]
+
+
+@asynccontextmanager
+async def serving(app, *queues, **choices):
+    """Run a worker of an app for the time of a block; it is reading when the block begins, and ends with it."""
+    events = Events()
+    app.observe(events)
+    worker = app.worker(*queues, **choices)
+    worker.events = events
+    worker.task = asyncio.ensure_future(worker.run())
+    try:
+
+        async def reading():
+            while not (worker.task.done() or (worker.worker and worker.worker.health.ready().ok)):
+                await asyncio.sleep(0)
+
+        await soon(reading())
+        yield worker
+        if not worker.task.done():
+            worker.stop()
+        worker.cut_short = await soon(worker.task)
+    finally:
+        worker.task.cancel()
+        await asyncio.wait([worker.task])
 
 
 class Events:
@@ -104,15 +128,103 @@ class Wire(Connections):
         return reply
 
 
-class Rig:
+class Books:
+    """What Redis holds of one queue.
+
+    Args: a function that sends one command and returns the raw reply, and the queue's name.
+    """
+
+    def __init__(self, raw, queue=QUEUE):
+        self.raw, self.keyspace = raw, Keyspace()
+        self.keys = self.keyspace.queue(queue)
+
+    def of(self, queue):
+        """Those of another queue."""
+        return Books(self.raw, queue)
+
+    def now_ms(self):
+        seconds, micros = self.raw("TIME")
+        return int(seconds) * 1000 + int(micros) // 1000
+
+    def ready(self, level="normal"):
+        """Ids of what nobody has fetched."""
+        held = set(self.pending(level))
+        return [name for name in self._ids_on(level) if name not in held]
+
+    def pending(self, level="normal"):
+        """Message id -> consumer, times delivered."""
+        stream = self.keys.stream(level)
+        try:
+            rows = self.raw("XPENDING", stream, GROUP, "-", "+", 10_000)
+        except ResponseError:  # no worker has made the group yet
+            return {}
+        bodies = dict(self.raw("XRANGE", stream, "-", "+"))
+        return {_id_of(bodies[entry]): (consumer.decode(), times) for entry, consumer, _, times in rows}
+
+    def idle_ms(self, delivery):
+        ((_, _, idle, _),) = self.raw(
+            "XPENDING", self.keys.stream(delivery.level), GROUP, delivery.entry_id, delivery.entry_id, 1
+        )
+        return idle
+
+    def delayed(self):
+        """Member -> milliseconds until it is due."""
+        pairs = self.raw("ZRANGE", self.keys.delayed, 0, -1, "WITHSCORES")
+        now = self.now_ms()
+        return {member.decode(): float(due) - now for member, due in _pairs(pairs)}
+
+    def waiting(self, member):
+        """The fields of a delayed message as a dict of text."""
+        packed, parts = self.raw("HGET", self.keys.messages, member), []
+        while packed:
+            length, _, rest = packed.partition(b":")
+            parts.append(rest[: int(length)])
+            packed = rest[int(length) + 1 :]
+        return {name.decode(): value.decode() for name, value in _pairs(parts)}
+
+    def entries(self, level="normal"):
+        """The entries of a stream, each as a dict of text."""
+        reply = self.raw("XRANGE", self.keys.stream(level), "-", "+")
+        return [{name.decode(): value.decode() for name, value in _pairs(flat)} for _, flat in reply]
+
+    def letters(self):
+        """The dead letters, each as a dict of text."""
+        reply = self.raw("XRANGE", self.keyspace.dead_letter, "-", "+")
+        return [{name.decode(): value.decode() for name, value in _pairs(flat)} for _, flat in reply]
+
+    def ledger(self):
+        """The counters, without those that only say where entries were added."""
+        found = {name.decode(): int(value) for name, value in _pairs(self.raw("HGETALL", self.keys.ledger))}
+        return {name: value for name, value in found.items() if not name.startswith("added:")}
+
+    def consumers(self):
+        names = set()
+        for stream in self.keys.streams:
+            names |= {dict(_pairs(row))[b"name"].decode() for row in self.raw("XINFO", "CONSUMERS", stream, GROUP)}
+        return names
+
+    def beats(self):
+        """Who is in the books as a worker."""
+        names = (name.decode() for name, _ in _pairs(self.raw("HGETALL", self.keys.workers)))
+        return {name for name in names if not name.startswith("!")}
+
+    def is_empty(self):
+        """Whether nothing is left of any message."""
+        return not any(self._ids_on(level) for level in LEVELS) and not self.delayed()
+
+    def _ids_on(self, level):
+        return [_id_of(flat) for _, flat in self.raw("XRANGE", self.keys.stream(level), "-", "+")]
+
+
+class Rig(Books):
     """One lane, its store and an app to register handlers with.
 
     Args: a ``Wire``, a function that sends one command and returns the raw reply, and what differs from the defaults.
     """
 
     def __init__(self, wire, raw, *, slots=5, clock=None, limits=None, **config):
-        self.wire, self.raw = wire, raw
-        self.keyspace = Keyspace()
+        super().__init__(raw)
+        self.wire = wire
         self.events, self.observers = Events(), Observers()
         self.observers.add(self.events)
         self.lifecycle = Lifecycle()
@@ -121,7 +233,6 @@ class Rig:
         self.fresh, self.renewals, self.bugs = True, [], []
         self.when_renewed = None  # what happens when a lease is to be proven
         self.store = QueueStore(wire, self.keyspace, QUEUE, GROUP)
-        self.keys = self.store.keys
         self.lane = Lane(
             config=QueueConfig(name=QUEUE, signing="optional", max_consumers=slots, **config),
             limits=WorkerConfig(**(limits or {})),
@@ -223,86 +334,13 @@ class Rig:
         """Wait until Redis has the outcome of whatever was held."""
         await soon(self.lane.in_flight.empty())
 
-    # --- looking
-
-    def now_ms(self):
-        seconds, micros = self.raw("TIME")
-        return int(seconds) * 1000 + int(micros) // 1000
-
-    def ready(self, level="normal"):
-        """Ids of what nobody has fetched."""
-        held = set(self.pending(level))
-        return [name for name in self._ids_on(level) if name not in held]
-
-    def pending(self, level="normal"):
-        """Message id -> consumer, times delivered."""
-        stream = self.keys.stream(level)
-        rows = self.raw("XPENDING", stream, GROUP, "-", "+", 10_000)
-        bodies = dict(self.raw("XRANGE", stream, "-", "+"))
-        return {_id_of(bodies[entry]): (consumer.decode(), times) for entry, consumer, _, times in rows}
-
-    def idle_ms(self, delivery):
-        ((_, _, idle, _),) = self.raw(
-            "XPENDING", self.keys.stream(delivery.level), GROUP, delivery.entry_id, delivery.entry_id, 1
-        )
-        return idle
-
-    def delayed(self):
-        """Member -> milliseconds until it is due."""
-        pairs = self.raw("ZRANGE", self.keys.delayed, 0, -1, "WITHSCORES")
-        now = self.now_ms()
-        return {member.decode(): float(due) - now for member, due in _pairs(pairs)}
-
-    def waiting(self, member):
-        """The fields of a delayed message as a dict of text."""
-        packed, parts = self.raw("HGET", self.keys.messages, member), []
-        while packed:
-            length, _, rest = packed.partition(b":")
-            parts.append(rest[: int(length)])
-            packed = rest[int(length) + 1 :]
-        return {name.decode(): value.decode() for name, value in _pairs(parts)}
-
-    def entries(self, level="normal"):
-        """The entries of a stream, each as a dict of text."""
-        reply = self.raw("XRANGE", self.keys.stream(level), "-", "+")
-        return [{name.decode(): value.decode() for name, value in _pairs(flat)} for _, flat in reply]
-
-    def letters(self):
-        """The dead letters, each as a dict of text."""
-        reply = self.raw("XRANGE", self.keyspace.dead_letter, "-", "+")
-        return [{name.decode(): value.decode() for name, value in _pairs(flat)} for _, flat in reply]
-
-    def ledger(self):
-        """The counters, without those that only say where entries were added."""
-        found = {name.decode(): int(value) for name, value in _pairs(self.raw("HGETALL", self.keys.ledger))}
-        return {name: value for name, value in found.items() if not name.startswith("added:")}
-
-    def consumers(self):
-        names = set()
-        for stream in self.keys.streams:
-            names |= {dict(_pairs(row))[b"name"].decode() for row in self.raw("XINFO", "CONSUMERS", stream, GROUP)}
-        return names
-
-    def beats(self):
-        """Who is in the books as a worker."""
-        names = (name.decode() for name, _ in _pairs(self.raw("HGETALL", self.keys.workers)))
-        return {name for name in names if not name.startswith("!")}
-
-    def is_empty(self):
-        """Whether nothing is left of any message."""
-        return not any(self._ids_on(level) for level in LEVELS) and not self.delayed()
-
     async def aclose(self):
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         self.executors.close()
-        with contextlib.suppress(ResponseError):
-            moment = await self.store.moment()
-            assert (moment.imbalance, moment.body_imbalance) == (self.outside, 0)  # protocol 3.3
-
-    def _ids_on(self, level):
-        return [_id_of(flat) for _, flat in self.raw("XRANGE", self.keys.stream(level), "-", "+")]
+        moment = await self.store.moment()
+        assert (moment.imbalance, moment.body_imbalance) == (self.outside, 0)  # protocol 3.3
 
 
 def _pairs(flat):

@@ -152,6 +152,23 @@ async def test_the_mark_is_written_again_when_its_reply_is_lost(hand):
     assert rig.ledger()["done"] == 1
 
 
+async def test_a_beat_that_meets_the_mark_does_not_take_it_for_another_worker(hand, monkeypatch):
+    """It asked for the old token, Redis had the new one already, and its answer came first."""
+    rig = hand.rig
+    dispatcher = rig.dispatcher()
+    alone = rig.lane.store.alone
+
+    async def beaten(consumer, delivery):
+        token = await alone(consumer, delivery)
+        dispatcher.lease_lost(delivery, delivery.token)
+        return token
+
+    monkeypatch.setattr(rig.lane.store, "alone", beaten)
+    await rig.run(dispatcher, await hand.deliver("suspect", deliveries=2))
+    assert hand.ran == [("suspect", {"suspect"})]
+    assert rig.ledger()["done"] == 1
+
+
 async def test_a_worker_that_became_quiet_meanwhile_does_not_begin_with_it(hand):
     rig = hand.rig
     suspect = await hand.deliver("suspect", deliveries=2)

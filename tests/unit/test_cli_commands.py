@@ -24,9 +24,9 @@ COMMANDS = dict(walk(typer.main.get_command(app)))
 
 def test_the_commands_of_the_interface_are_there():
     named = """
-        worker, publish, queues, stats, workers, audit, doctor, demo, version, dlq list, dlq show, dlq replay, dlq purge,
-        dlq export, delayed list, delayed cancel, config show, config check, config schema, keys generate, redis start,
-        redis stop, redis url
+        worker, publish, queues, stats, workers, audit, doctor, demo, version, dlq list, dlq show, dlq replay,
+        dlq purge, dlq export, delayed list, delayed cancel, config show, config check, config schema, keys generate,
+        redis start, redis stop, redis url
     """
     assert {name.strip() for name in named.split(",")} == COMMANDS.keys()
 

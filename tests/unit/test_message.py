@@ -13,13 +13,14 @@ from streamq.core.message import (
     PRIORITY_OF,
     SIGNED_FIELDS,
     Draft,
+    Metadata,
     check_message_id,
     delivery_from,
     is_message_id,
     new_message_id,
     pack_fields,
 )
-from tests.unit.builders import deliver, entry
+from tests.unit.builders import deliver, entry, message
 
 GOOD_IDS = ["a", "msg_0198c0de", "A.b:c-d_9", "x" * 128, "-", "eNORMAL-1-1"]
 BAD_IDS = ["", "x" * 129, "a b", "a\n", "\na", "a/b", "a~b", "ä", "a\x00", "a,b", "{a}", "\ud800"]
@@ -67,6 +68,12 @@ def test_our_ids_are_uuids_of_version_7(now_ms):
         assert check_message_id(message_id)
 
 
+def test_an_id_byte_by_byte(monkeypatch):
+    """48 bits of time, then random bytes, of which six bits are replaced."""
+    monkeypatch.setattr("os.urandom", lambda size: bytes(range(0xF0, 0xF0 + size)))
+    assert new_message_id(0x0123456789AB) == "msg_0123456789ab70f1b2f3f4f5f6f7f8f9"
+
+
 def test_all_random_bits_of_an_id_are_random():
     """Every bit but those of time, version and variant takes both values."""
     values = [int(new_message_id(0)[4:], 16) for _ in range(400)]
@@ -94,6 +101,29 @@ def test_an_entry_is_taken_as_it_is():
     assert (delivery.fields, delivery.doubled) == ({b"id": b"a", b"payload": b"\xff"}, False)
     assert delivery.key == ("low", "12-3")
     assert (delivery.started_at, delivery.deadline, delivery.lost, delivery.settling) == (0, float("inf"), False, False)
+
+
+def test_what_is_known_of_a_fresh_delivery():
+    """Handed over for the first time, not lost by anybody; and every name has a value."""
+    delivery = delivery_from("orders", "low", b"12-3", [])
+    assert (delivery.token, delivery.losses, delivery.fields) == (1, 0, {})
+    with pytest.raises(ValueError, match="shorter"):
+        delivery_from("orders", "low", b"12-3", [b"id"])
+
+
+def test_drafts_are_due_at_once():
+    """Unless somebody says when, and no key makes one unique."""
+    draft = Draft("m", "normal", [])
+    assert (draft.delay_ms, draft.due_ms, draft.idempotency_key) == (0, 0, None)
+
+
+def test_a_message_cannot_be_changed():
+    """Nor can its metadata: a handler sees what was signed."""
+    found = message(metadata=Metadata(max_retries=1))
+    with pytest.raises(AttributeError):
+        found.payload = b"{}"
+    with pytest.raises(AttributeError):
+        found.metadata.max_retries = 2
 
 
 def test_two_deliveries_are_never_equal():

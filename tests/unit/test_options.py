@@ -9,6 +9,7 @@ from streamq.core.errors import InvalidMessage
 from streamq.core.options import OPTION_NAMES, Options, as_delta, check_options, in_seconds
 
 NEARLY = 10**9 - 1
+MOMENT = datetime(2026, 11, 22, 10, tzinfo=UTC)
 
 
 def test_the_options_of_the_interface():
@@ -33,8 +34,8 @@ def test_the_options_of_the_interface():
           for value in (0, 0.5, NEARLY, timedelta(0), timedelta(days=1))),
         {"max_retries": 0},
         {"max_retries": NEARLY},
-        {"delay_until": datetime.now(UTC)},
-        {"expires": datetime.now(UTC)},
+        {"delay_until": MOMENT},
+        {"expires": MOMENT},
         {"idempotency_key": "k"},
         {"idempotency_key": "k" * 512},
     ],
@@ -50,11 +51,11 @@ def test_what_may_be_said(said):
     [
         *(({"priority": value}, "priority .* should be one of critical, high, normal, low") for value in
           ("urgent", "", None, 3, "High")),
-        ({"delay": 1, "delay_until": datetime.now(UTC)}, "delay or delay_until, not both"),
-        ({"delay": 0, "delay_until": datetime.now(UTC)}, "delay or delay_until, not both"),
+        ({"delay": 1, "delay_until": MOMENT}, "delay or delay_until, not both"),
+        ({"delay": 0, "delay_until": MOMENT}, "delay or delay_until, not both"),
         *(({name: value}, f"{name} .* should be seconds or a timedelta") for name in ("delay", "timeout", "expires")
           for value in (-1, -0.001, 10**9, math.inf, math.nan, timedelta(-1), timedelta(days=20_000), "5", "5s", [5])),
-        *(({name: datetime.now(UTC)}, f"{name} .* should be seconds or a timedelta") for name in ("delay", "timeout")),
+        *(({name: MOMENT}, f"{name} .* should be seconds or a timedelta") for name in ("delay", "timeout")),
         *(({"max_retries": value}, "max_retries .* should be a number, 0 or more") for value in
           (-1, 10**9, 2.5, 2.0, "2", timedelta(1))),
         ({"delay_until": datetime(2030, 1, 1)}, "delay_until .* needs a time zone"),  # noqa: DTZ001

@@ -332,6 +332,7 @@ def test_expired_says_when():
         (60_000, {"deliveries": "0"}, None),  # it has waited: only the clocks differ
         (60_000, {"deliveries": "3"}, None),
         (60_000, {"retry_count": "3"}, 60_000),
+        (60_000, {"held_since": "5"}, 60_000),
     ],
 )
 @pytest.mark.parametrize("sign", [signed, dict])

@@ -100,6 +100,20 @@ def test_waits_that_are_no_time(word, after):
     assert 8000 <= found.delay_ms <= 12_000
 
 
+def test_waits_without_a_time_are_the_queues_first():
+    """A snooze is no failure: its wait does not grow with them."""
+    config = queue(exponential_backoff=True, retry_delay=10.0, max_retries=9)
+    assert 8000 <= conclude_after(errors.Snooze(after=None), config=config, retry_count="3").delay_ms <= 12_000
+    assert 64_000 <= conclude_after(errors.Retry(), config=config, retry_count="3").delay_ms <= 96_000
+
+
+def test_only_our_words_choose_a_wait():
+    """Another error that happens to have such an attribute waits as the queue says."""
+    error = OSError("x")
+    error.after = 9999
+    assert 8000 <= conclude_after(error).delay_ms <= 12_000
+
+
 class Careless(errors.Retry):
     """A user's own word, without the parent's arguments."""
 

@@ -243,6 +243,21 @@ def test_the_key_that_signed_can_be_named():
     assert key_id_of(KEY.signature(QUEUE, entry())) == "k1"
 
 
+def test_the_key_of_a_queue_is_derived_once(monkeypatch):
+    """Verifying costs one HMAC a message, not two; and each queue has its own."""
+    derived = []
+
+    def spy(secret, name):
+        derived.append(name)
+        return derive(secret, name)
+
+    monkeypatch.setattr("streamq.core.signing.derive", spy)
+    keys = ring(("k1", "active"))
+    for name in (QUEUE, "emails", QUEUE, "emails"):
+        assert keys.verify(name, signed(entry(queue=name))) is None
+    assert derived == [QUEUE, "emails"]
+
+
 def test_a_ring_knows_whether_it_is_empty():
     """Without a key nothing is signed, and a worker warns."""
     assert (bool(KEYS), bool(KeyRing())) == (True, False)
@@ -319,7 +334,10 @@ SHORT = base64.b64encode(bytes(31)).decode()
         ("k1:active:hunter2!hunter2!", "entry 1: the secret is not base64"),
         ("k1:active:ä" + ROOT, "entry 1: the secret is not base64"),
         ("k1:active:A" + "AAAA" * 11, "entry 1: the secret is not base64"),
-        (f"k1:active:{ROOT[:20]} {ROOT[20:]}", "entry 1: the secret is not base64"),
+        *(
+            (f"k1:active:{ROOT[:20]}{gap}{ROOT[20:]}", "entry 1: the secret is not base64")
+            for gap in (" ", "    ", "!!!!", "====")
+        ),
         (f"k1:active:{ROOT},k1:revoked:{ROOT}", "the id 'k1' is given twice"),
         (f"k1@a:active:{ROOT},k1@a:active:{ROOT}", "the id 'k1' is given twice"),
     ],
@@ -340,3 +358,16 @@ def test_a_complaint_never_repeats_a_secret(text):
         KeyRing.parse(text.format(secret))
     assert secret[:8] not in str(caught.value)
     assert caught.value.__cause__ is None
+
+
+def test_a_key_for_one_queue_is_written_as_it_is_read_and_signs_for_that_queue_alone():
+    """What `keys generate --queue` prints signs what the root secret verifies, and nothing for another queue."""
+    root = SigningKey("k1", "accepted", b"s" * 32)
+
+    derived = KeyRing.parse(root.for_queue("email_queue").export())
+    fields = {b"id": b"m1", b"queue": b"email_queue", b"priority": b"3", b"payload": b"{}", b"metadata": b"{}"}
+    signed = {**fields, b"signature": derived.signer("email_queue").signature("email_queue", fields)}
+
+    assert KeyRing((root,)).verify("email_queue", signed) is None
+    assert derived.signer("sms_queue") is None
+    assert KeyRing.parse(root.export()).verify("email_queue", signed) is None

@@ -4,7 +4,8 @@
 -- ARGV: queue limit max_now_ms(0 = trust the clock)
 -- Returns: OK now_ms moved dead next_due_ms(-1 = none waits) | CLOCK now_ms
 -- Each message alone, added before it is removed. One that does not unpack becomes a dead letter: left in place it
--- would stop every promote for ever. A clock that jumped ahead would fire everything at once: CLOCK.
+-- would stop every promote for ever; so would one whose stream takes no more ids: it waits for another minute. A clock
+-- that jumped ahead would fire everything at once: CLOCK.
 -- include: time expect entry bury
 local queue, limit, max_now = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
 local delayed, messages, ledger, dead = KEYS[5], KEYS[6], KEYS[7], KEYS[8]
@@ -15,7 +16,8 @@ if max_now > 0 and now > max_now then
 end
 
 expect('hash', messages, ledger)
-expect('stream', dead)
+expect('stream', KEYS[1], KEYS[2], KEYS[3], KEYS[4], dead)
+local LATER = 60000
 local moved, buried = 0, 0
 local due = redis.call('ZRANGEBYSCORE', delayed, '-inf', integer(now), 'LIMIT', 0, limit)
 for _, member in ipairs(due) do
@@ -29,9 +31,12 @@ for _, member in ipairs(due) do
     local counters = { held_since = fields.held_since, alone = fields.alone }
     counters.retry_count = fields.retry_count or '0'
     counters.deliveries = fields.deliveries or '0'
-    redis.call('XADD', stream_of[level], '*', unpack(carry(fields, level, member, counters)))
-    redis.call('HINCRBY', ledger, 'added:' .. level, 1)
-    moved = moved + 1
+    if add(stream_of[level], ledger, level, carry(fields, level, member, counters)) then
+      moved = moved + 1
+    else
+      redis.call('ZADD', delayed, 'XX', integer(now + LATER), member)
+      member = nil
+    end
   else
     bury(dead, ledger, nil, { packed or '' }, {
       original_queue = queue, original_id = member, reason = 'malformed', error = MALFORMED,
@@ -39,8 +44,10 @@ for _, member in ipairs(due) do
     })
     buried = buried + 1
   end
-  redis.call('ZREM', delayed, member)
-  redis.call('HDEL', messages, member)
+  if member then
+    redis.call('ZREM', delayed, member)
+    redis.call('HDEL', messages, member)
+  end
 end
 if moved > 0 then
   redis.call('HINCRBY', ledger, 'promoted', moved)

@@ -29,7 +29,7 @@ local bucket = math.floor(now / window)
 local fresh, older = KEYS[8 + bucket % 2], KEYS[8 + (bucket + 1) % 2]
 local words, accepted, added = {}, 0, {}
 
-local function add(level, delay_ms, due_ms, id, values)
+local function accept(level, delay_ms, due_ms, id, values)
   local due = due_ms > 0 and due_ms or (delay_ms > 0 and now + delay_ms or 0)
   if due > now then
     redis.call('HSET', messages, id, pack(values))
@@ -63,7 +63,7 @@ for n = 1, tonumber(ARGV[4]) do
     for i = 1, count do
       values[i] = ARGV[at + 5 + i]
     end
-    local failed = add(level, delay_ms, due_ms, id, values)
+    local failed = accept(level, delay_ms, due_ms, id, values)
     words[n] = failed or 'OK'
     if not failed then
       length, accepted = length + 1, accepted + 1

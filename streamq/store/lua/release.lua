@@ -12,6 +12,12 @@ local stream_of = { critical = KEYS[1], high = KEYS[2], normal = KEYS[3], low = 
 local words = {}
 expect('hash', ledger)
 
+local function counters_of(fields, losses)
+  local counters = { retry_count = fields.retry_count, held_since = fields.held_since, alone = fields.alone }
+  counters.deliveries = (losses ~= '0' or fields.deliveries) and losses or nil
+  return counters
+end
+
 for n = 1, tonumber(ARGV[3]) do
   local at = 4 + (n - 1) * 4
   local level, entry, token, losses = ARGV[at], ARGV[at + 1], ARGV[at + 2], ARGV[at + 3]
@@ -26,12 +32,10 @@ for n = 1, tonumber(ARGV[3]) do
       words[n] = 'VANISHED'
     elseif not fields then
       words[n] = 'KEPT' -- unreadable: left pending, so that whoever takes it over makes it a dead letter
+    elseif not add(stream, ledger, level, carry(fields, level, entry, counters_of(fields, losses))) then
+      words[n] = 'KEPT' -- the stream takes no more: left pending, it is taken over when its lease ends
     else
-      local counters = { retry_count = fields.retry_count, held_since = fields.held_since, alone = fields.alone }
-      counters.deliveries = (losses ~= '0' or fields.deliveries) and losses or nil
-      redis.call('XADD', stream, '*', unpack(carry(fields, level, entry, counters)))
       remove(stream, group, entry)
-      redis.call('HINCRBY', ledger, 'added:' .. level, 1)
       redis.call('HINCRBY', ledger, 'released', 1)
       words[n] = 'OK'
     end

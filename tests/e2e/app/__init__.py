@@ -5,6 +5,7 @@ import os
 import time
 
 from streamq import Context, StreamQ
+from tests.e2e import journal
 from tests.e2e.journal import note, runs_of
 
 app = StreamQ()
@@ -14,7 +15,8 @@ GATES = "E2E_GATES"  # the variable that names the directory where the test open
 
 async def until_open(gate: str) -> None:
     """Return when the test has opened a gate."""
-    while not os.path.exists(os.path.join(os.environ[GATES], gate)):  # noqa: ASYNC240, PTH110, PTH118 - microseconds
+    file = os.path.join(os.environ[GATES], gate)  # noqa: PTH118 - as cheap as can be, many handlers do it often
+    while not os.path.exists(file):  # noqa: ASYNC110, ASYNC240, PTH110 - the event is in another process
         await asyncio.sleep(0.02)
 
 
@@ -74,12 +76,12 @@ async def crash(key: str, ctx: Context) -> None:
 
 
 @app.handler(QUEUES)
-async def fail_times(key: str, times: int, ctx: Context) -> None:
-    """Fail so often, then finish."""
-    note("S", key, ctx.attempt)
+async def fail_times(key: str, times: int, note: str, ctx: Context) -> None:
+    """Fail so often, then finish. The payload's note is a local variable, which no log may show."""
+    journal.note("S", key, ctx.attempt)
     if ctx.attempt <= times:
         raise RuntimeError(f"failure {ctx.attempt} of {times}")
-    note("F", key, ctx.attempt)
+    journal.note("F", key, ctx.attempt)
 
 
 @app.handler(QUEUES)
@@ -107,6 +109,16 @@ def sync_slow(key: str, seconds: float) -> None:
     """Take a while in a thread."""
     note("S", key)
     time.sleep(seconds)
+    note("F", key)
+
+
+@app.handler(QUEUES)
+def sync_stuck_once(key: str, seconds: float) -> None:
+    """Take a while in a thread, but only the first time."""
+    again = runs_of(key)
+    note("S", key)
+    if not again:
+        time.sleep(seconds)
     note("F", key)
 
 

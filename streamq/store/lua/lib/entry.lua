@@ -70,6 +70,16 @@ local function unpack_entry(text)
   return flat
 end
 
+-- Add an entry of ours. Returns false when the stream takes no more, because somebody used up the last id.
+local function add(stream, ledger, level, flat)
+  local reply = redis.pcall('XADD', stream, '*', unpack(flat))
+  if type(reply) == 'table' and reply.err then
+    return false
+  end
+  redis.call('HINCRBY', ledger, 'added:' .. level, 1)
+  return true
+end
+
 -- Put an entry among the delayed messages. A member that waits already is never overwritten.
 local function delay(delayed, messages, fields, level, entry, due, flat)
   local member = fields.id
