@@ -41,7 +41,6 @@ class Script:
         self.plain = library + source[header.end() :]
         self.text = f"#!lua{' flags=allow-oom' if allow_oom else header['flags']}\n{self.plain}"
         self.sha = hashlib.sha1(self.text.encode(), usedforsecurity=False).hexdigest()
-        self.plain_sha = hashlib.sha1(self.plain.encode(), usedforsecurity=False).hexdigest()
 
     def command(
         self, keys: QueueKeys | Sequence[str], args: Sequence[Any], extra_keys: Sequence[str] = ()

@@ -95,7 +95,7 @@ class RedisURL:
                 return f"redis+sentinel://{user}{_spelled(self.hosts)}/{quote(self.service, safe='')}/{self.db}"
             case "cluster":
                 return f"redis{'s' * self.tls}+cluster://{user}{_spelled(self.hosts)}{self._query(MASK)}"
-            case "standalone":
+            case "standalone":  # pragma: no branch - there is no other kind
                 return f"redis{'s' * self.tls}://{user}{_spelled(self.hosts)}/{self.db}{self._query(MASK)}"
 
     def __repr__(self) -> str:
@@ -165,7 +165,7 @@ def _parse(kind: Kind, tls: bool, rest: str) -> RedisURL:
             return replace(url, path=unquote(path))
         case "sentinel":
             return _sentinel(replace(url, hosts=_hosts(kind, hosts)), path)
-        case "standalone" | "cluster":
+        case "standalone" | "cluster":  # pragma: no branch - there is no other kind
             url = replace(url, hosts=_hosts(kind, hosts), db=url.db or _database(path.strip("/")))
     if kind == "cluster" and url.db:
         raise ValueError("a cluster has no database but 0")

@@ -17,6 +17,25 @@ LEASE, SILENT = 30_000, 12_000
 FAR = 3_600_000  # milliseconds: due long after the test
 TYPES = {"delayed": b"zset", "messages": b"hash", "ledger": b"hash", "workers": b"hash"}
 
+FAKE = "fakeredis"
+
+# What fakeredis 2.40 does otherwise than every real server: these tests leave it out.
+NOT_ON_THE_FAKE: dict[str, str] = {
+    "test_a_stream_that_takes_no_more_refuses_only_its_own": "pcall's error has no text",
+    "test_a_redis_without_memory_accepts_nothing": "memory never runs out",
+    "test_a_dead_letter_is_small_when_memory_is_full": "memory never runs out",
+    "test_what_drains_works_without_memory": "memory never runs out",
+    "test_a_cursor_goes_on_where_the_last_call_ended": "XAUTOCLAIM looks at all that is pending",
+    "test_the_doorbell_rings_when_something_arrives": "XREADGROUP does not block",
+    "test_waking_a_wait_strands_nothing": "XREADGROUP does not block",
+    "test_what_arrives_while_a_wait_is_woken_is_not_lost": "XREADGROUP does not block",
+    "test_a_group_that_goes_while_a_wait_is_on_ends_it": "XREADGROUP does not block",
+    "test_a_reader_goes_on_after_its_connection_was_cut": "XREADGROUP does not block, and there is no connection",
+    "test_nothing_is_lost_or_doubled_whatever_happens": "memory never runs out, and XAUTOCLAIM looks further",
+    "test_a_server_says_what_it_is": "INFO and CONFIG are missing",
+    "test_a_worker_may_do_all_that_it_needs": "there are no rights",
+}
+
 
 def fields(message_id="a", level="normal", **more):
     """The fields of an entry as text."""
@@ -55,8 +74,8 @@ def unpack(packed):
 class Desk:
     """Args: how to reach Redis, and a client that sends one command and returns the reply as Redis wrote it."""
 
-    def __init__(self, connections, raw, *, fake):
-        self.connections, self.raw, self.fake = connections, raw, fake
+    def __init__(self, connections, raw):
+        self.connections, self.raw = connections, raw
         self.keyspace = Keyspace()
         self.store = self.queue(QUEUE)
         self.keys = self.store.keys

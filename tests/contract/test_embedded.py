@@ -1,5 +1,6 @@
 """The embedded server with real processes: who starts it, who keeps it, who stops it, and what a kill -9 changes."""
 
+import fcntl
 import os
 import shutil
 import signal
@@ -8,6 +9,7 @@ import stat
 import subprocess
 import sys
 import threading
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -442,3 +444,45 @@ def test_an_installed_server_will_do(server, no_bundled_binary):
     assert not server.running()
     with server as url:
         assert ask(url, "GET", "k") == b"v"
+
+
+def test_a_process_that_hangs_while_it_starts_a_server_is_told(directory, server, monkeypatch):
+    """Nobody waits for ever for the one who starts or stops."""
+    server.acquire()
+    monkeypatch.setattr(embedded, "LOCK_TIMEOUT", 0.1)
+    with closing(embedded._Flock(directory / "start.lock")) as lock:
+        assert lock.take(fcntl.LOCK_EX)
+        with pytest.raises(RedisUnavailable, match="by a process that hangs"):
+            server.keep()
+
+
+def test_a_process_that_keeps_all_users_out_is_told(directory, server, monkeypatch):
+    server.keep()
+    monkeypatch.setattr(embedded, "LOCK_TIMEOUT", 0.1)
+    with closing(embedded._Flock(directory / "users.lock")) as lock:
+        assert lock.take(fcntl.LOCK_EX)
+        with pytest.raises(RedisUnavailable, match="cannot be joined"):
+            server.acquire()
+
+
+def test_a_users_lock_that_was_deleted_is_taken_anew(directory, server):
+    """What was locked is not what others find now."""
+    server.acquire()
+    (directory / "users.lock").unlink()
+    server.acquire()
+    with closing(embedded._Flock(directory / "users.lock")) as lock:
+        assert not lock.take(fcntl.LOCK_EX)
+
+
+def test_a_lock_is_not_unlocked_for_the_parent(directory):
+    """A forked child closes its copy alone: unlocking would unlock for both."""
+    directory.mkdir(parents=True)
+    lock = embedded._Flock(directory / "users.lock")
+    assert lock.take(fcntl.LOCK_EX)
+    copy = embedded._Flock(directory / "users.lock")
+    os.dup2(lock.fd, copy.fd)
+    copy._pid = -1
+    copy.close()
+    with closing(embedded._Flock(directory / "users.lock")) as other:
+        assert not other.take(fcntl.LOCK_EX)
+    lock.close()

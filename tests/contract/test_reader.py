@@ -151,7 +151,7 @@ async def test_a_reader_goes_on_after_its_connection_was_cut(desk, reader):
 async def test_a_reader_survives_a_server_that_dies(server_of_its_own):
     """No outage of reset or wake is told: they are asked while things are broken already."""
     async with connected(parse_url(server_of_its_own.url)) as connections:
-        desk = Desk(connections, None, fake=False)
+        desk = Desk(connections, None)
         await desk.store.ensure()
         reader = QueueReader(connections, QUEUE, desk.keys, GROUP, "w1")
         assert await reader.wait(0.01) == []

@@ -4,6 +4,7 @@ import hashlib
 import re
 from functools import partial
 from importlib.resources import files
+from pathlib import Path
 
 import pytest
 
@@ -12,7 +13,7 @@ from streamq.core.outcome import DeadLetter, Reason, Retry, Wait
 from streamq.store.connection import GroupMissing, RedisRefused
 from streamq.store.keys import QueueKeys
 from streamq.store.scripts import Script, script
-from tests.contract.desk import FAR, GROUP, draft, fields
+from tests.contract.desk import FAR, GROUP, NOT_ON_THE_FAKE, draft, fields
 
 FOLDER = files("streamq.store") / "lua"
 NAMES = sorted(file.name.removesuffix(".lua") for file in FOLDER.iterdir() if file.name.endswith(".lua"))
@@ -294,3 +295,9 @@ def test_no_script_reads_another_clock_or_scans():
     """Redis TIME only, and nothing unbounded: KEYS, SCAN, os.time and the like have no place here."""
     for name in NAMES:
         assert not re.search(r"os\.|'(SCAN|KEYS|RANDOMKEY|FLUSHALL)'|MAXLEN|NOACK|FORCE", script(name).plain), name
+
+
+def test_what_the_fake_is_spared_is_there():
+    """A test that was renamed would run on the fake unnoticed."""
+    text = "".join(file.read_text() for file in Path(__file__).parent.glob("test_*.py"))
+    assert {name for name in NOT_ON_THE_FAKE if f"def {name}(" not in text} == set()

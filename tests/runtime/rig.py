@@ -1,6 +1,7 @@
 """One queue as a worker has it, on a private server: roles are put on it one by one, and Redis is looked at."""
 
 import asyncio
+import time
 from contextlib import asynccontextmanager
 from itertools import count
 
@@ -43,6 +44,14 @@ async def turns(number=20):
         await asyncio.sleep(0)
 
 
+async def until(condition):
+    """Let the loop turn until something has happened that makes no event."""
+    deadline = time.monotonic() + PATIENCE
+    while not condition():
+        assert time.monotonic() < deadline, "waited in vain"
+        await asyncio.sleep(0)
+
+
 def fields(message_id, *, level="normal", kind="work", payload=None, **more):
     """The fields of an entry, flat."""
     entry = {
@@ -62,12 +71,7 @@ async def serving(app, *queues, **choices):
     worker.events = events
     worker.task = asyncio.ensure_future(worker.run())
     try:
-
-        async def reading():
-            while not (worker.task.done() or (worker.worker and worker.worker.health.ready().ok)):
-                await asyncio.sleep(0)
-
-        await soon(reading())
+        await until(lambda: worker.task.done() or (worker.worker and worker.worker.health.ready().ok))
         yield worker
         if not worker.task.done():
             worker.stop()

@@ -12,7 +12,7 @@ from streamq.core.message import Delivery
 from streamq.core.outcome import Release
 from streamq.runtime import dispatcher as module
 from tests.runtime import child
-from tests.runtime.rig import OTHER, QUEUE, US, soon, turns
+from tests.runtime.rig import OTHER, QUEUE, US, soon, turns, until
 from tests.support import wait_until
 
 
@@ -163,8 +163,7 @@ async def test_the_slot_is_free_only_when_both_are_over(rig, grace):
     dispatcher.start(await rig.deliver_one("a"))
     await rig.events.until(Noticed, 2)
     work.thread_go.set()
-    while rig.executors.busy_threads:
-        await turns()
+    await until(lambda: not rig.executors.busy_threads)
     await turns()
     assert rig.lane.in_flight.free == 4
     await soon(dispatcher.settler.settle())

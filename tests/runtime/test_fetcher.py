@@ -12,7 +12,7 @@ from streamq.runtime.fetcher import Fetcher
 from streamq.runtime.reclaimer import Reclaimer
 from streamq.runtime.settler import Verdict
 from streamq.store.reader import QueueReader
-from tests.runtime.rig import OTHER, QUEUE, US, soon, turns
+from tests.runtime.rig import OTHER, QUEUE, US, soon, turns, until
 
 BLOCK = {"block": 30.0}  # seconds: no test waits for its end
 
@@ -73,12 +73,7 @@ class Bench:
 
     async def waiting(self):
         """Wait until the doorbell blocks."""
-
-        async def blocked():
-            while not int(self.rig.raw("INFO", "clients").decode().partition("blocked_clients:")[2].split()[0]):
-                await asyncio.sleep(0)
-
-        await soon(blocked())
+        await until(lambda: b"blocked_clients:0" not in self.rig.raw("INFO", "clients"))
 
 
 @pytest.fixture
@@ -125,19 +120,19 @@ async def test_slots_are_never_overcommitted(three):
     await three.rig.add(number=10)
     most = 0
     async with three.running():
-        while len(three.started) < 10:
-            await asyncio.sleep(0)
+        for _ in range(10):
+            await until(lambda: len(three.rig.lane.in_flight) == 3 or len(three.started) == 10)
+            await turns()
             most = max(most, len(three.rig.pending()))
             three.free(1)
-    assert most == 3
+    assert (most, len(three.started)) == (3, 10)
     assert three.released == []
 
 
 async def test_without_a_free_slot_nothing_is_read(three):
     await three.rig.add(number=5)
     async with three.running():
-        while len(three.started) < 3:
-            await asyncio.sleep(0)
+        await until(lambda: len(three.started) >= 3)
         asked = len(three.reader.asked)
         await turns(100)
         assert (len(three.reader.asked), three.reader.waits) == (asked, 0)
@@ -176,8 +171,7 @@ async def test_the_doorbell_rings_at_once_and_a_pass_follows(three):
     async with three.running():
         await three.waiting()
         await three.rig.add("a", "b", "c", level="low")
-        while len(three.started) < 3:
-            await asyncio.sleep(0)
+        await until(lambda: len(three.started) >= 3)
     assert three.started == ["a", "b", "c"]
     assert three.reader.waits == 1
 
@@ -224,8 +218,7 @@ async def test_quiet_ends_the_wait_for_a_slot(make_rig):
     bench = Bench(await make_rig(slots=1))
     await bench.rig.add("a", "b")
     async with bench.running() as task:
-        while not bench.started:
-            await asyncio.sleep(0)
+        await until(lambda: bench.started)
         bench.rig.lifecycle.quiet()
         bench.rig.lane.in_flight.poke()
         await soon(task)
@@ -289,9 +282,9 @@ async def test_a_burst_ends_when_nothing_is_ready_and_nothing_of_ours_is_pending
     bench = Bench(await make_rig(slots=2), burst=True)
     await bench.rig.add(number=5)
     task = asyncio.ensure_future(bench.fetcher.run())
-    while len(bench.started) < 5:
-        await asyncio.sleep(0)
-        bench.free(1 if len(bench.started) < 5 else 0)
+    for number in range(2, 6):
+        await until(lambda: len(bench.started) >= number)  # noqa: B023
+        bench.free(1 if number < 5 else 0)
     await turns(100)
     assert not task.done()
     bench.free()
@@ -310,8 +303,7 @@ async def test_a_burst_takes_what_is_due_and_leaves_what_is_due_later(make_rig):
     await bench.rig.add("due", "later", delay_ms=3_600_000)
     bench.rig.raw("ZADD", bench.rig.keys.delayed, 1000, "due")
     task = asyncio.ensure_future(bench.fetcher.run())
-    while not bench.started:
-        await asyncio.sleep(0)
+    await until(lambda: bench.started)
     bench.free()
     await soon(task)
     assert bench.started == ["due"]
@@ -336,8 +328,7 @@ async def test_a_burst_does_not_end_over_what_another_role_promoted(make_rig):
 
     bench.fetcher.fetch_ready = fetch_then_promote
     task = asyncio.ensure_future(bench.fetcher.run())
-    while not (bench.started or task.done()):
-        await asyncio.sleep(0)
+    await until(lambda: bench.started or task.done())
     assert bench.started == ["due"]
     bench.free()
     await soon(task)
@@ -347,8 +338,7 @@ async def test_a_burst_is_quiet_when_it_is_told_to(make_rig):
     bench = Bench(await make_rig(slots=1), burst=True)
     await bench.rig.add("a", "b")
     task = asyncio.ensure_future(bench.fetcher.run())
-    while not bench.started:
-        await asyncio.sleep(0)
+    await until(lambda: bench.started)
     bench.rig.lifecycle.quiet()
     bench.rig.lane.in_flight.poke()
     await soon(task)

@@ -7,7 +7,7 @@ import pytest
 from streamq.core.message import Delivery
 from streamq.runtime import health as module
 from streamq.runtime.health import Health
-from tests.runtime.rig import soon, turns
+from tests.runtime.rig import soon, until
 
 
 @pytest.fixture
@@ -40,8 +40,7 @@ async def test_a_loop_that_turns_gives_signs_of_life(rig, now, monkeypatch):
     now.seconds += 3600
     monkeypatch.setattr(module, "PULSE", 0.001)
     task = rig.background(health.run())
-    while not health.live().ok:
-        await turns(1)
+    await until(lambda: health.live().ok)
     rig.lifecycle.quiet()
     await soon(task)
 

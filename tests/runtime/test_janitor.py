@@ -1,12 +1,11 @@
 """Names of workers that are gone are forgotten, and nothing that is pending is destroyed with them."""
 
-import asyncio
 
 import pytest
 
 from streamq.runtime import janitor as module
 from streamq.runtime.janitor import Janitor
-from tests.runtime.rig import OTHER, US, soon
+from tests.runtime.rig import OTHER, US, soon, until
 
 LONG = 61_000
 
@@ -68,7 +67,6 @@ async def test_it_sweeps_until_the_worker_is_quiet(rig, monkeypatch):
     monkeypatch.setattr(module, "EVERY", 0.001)
     await known(rig, OTHER)
     task = rig.background(Janitor(rig.lane).run())
-    while rig.consumers():
-        await asyncio.sleep(0)
+    await until(lambda: not rig.consumers())
     rig.lifecycle.quiet()
     await soon(task)

@@ -22,7 +22,7 @@ from streamq.store.streams import QueueStore
 from streamq.store.url import parse_url
 from streamq.testing.clock import VirtualClock
 from streamq.testing.server import PrivateServer
-from tests.runtime.rig import GROUP, OTHER, QUEUE, Books, Events, Wire, soon, turns
+from tests.runtime.rig import GROUP, OTHER, QUEUE, Books, Events, Wire, soon, turns, until
 from tests.support import server_binary
 
 PAYLOAD = b'{"type":"work"}'
@@ -117,8 +117,7 @@ async def test_a_call_has_at_most_a_mebibyte(make_desk, books):
 async def test_what_comes_during_a_call_goes_with_the_next(desk, books):
     desk.wire.gate = asyncio.Event()
     first = asyncio.ensure_future(desk.publish())
-    while not desk.calls():
-        await asyncio.sleep(0)
+    await until(desk.calls)
     others = [asyncio.ensure_future(desk.publish()) for _ in range(10)]
     await turns()
     desk.wire.gate.set()
@@ -258,8 +257,7 @@ async def test_a_full_queue_may_be_waited_for(make_desk, books, monkeypatch):
     desk = make_desk(max_length=1, on_full="block")
     await desk.publish()
     waiting = asyncio.ensure_future(desk.publish())
-    while desk.calls() < 4:
-        await asyncio.sleep(0)
+    await until(lambda: desk.calls() >= 4)
     assert not waiting.done()
     books.raw("XTRIM", books.keys.normal, "MAXLEN", 0)
     receipt = await soon(waiting)
@@ -322,10 +320,10 @@ async def test_redis_without_memory_is_a_full_queue(desk, raw):
 async def test_memory_may_be_waited_for(make_desk, raw, monkeypatch):
     monkeypatch.setattr(module, "FULL_PAUSE", 0.001)
     desk = make_desk(on_full="block")
+    await desk.publish()
     raw("CONFIG", "SET", "maxmemory", 1)
     waiting = asyncio.ensure_future(desk.publish())
-    while desk.calls() < 3:
-        await asyncio.sleep(0)
+    await until(lambda: desk.calls() >= 3)
     raw("CONFIG", "SET", "maxmemory", 0)
     await soon(waiting)
 
@@ -521,8 +519,7 @@ async def test_a_publisher_that_is_cancelled_disturbs_nobody(desk, books):
     """Not even when it was the first of its call."""
     desk.wire.gate = asyncio.Event()
     tasks = [asyncio.ensure_future(desk.publish()) for _ in range(3)]
-    while not desk.calls():
-        await asyncio.sleep(0)
+    await until(desk.calls)
     tasks[0].cancel()
     desk.wire.gate.set()
     with pytest.raises(asyncio.CancelledError):
@@ -535,8 +532,7 @@ async def test_a_publisher_that_is_cancelled_disturbs_nobody(desk, books):
 async def test_an_outage_tells_nobody_who_was_cancelled(desk, pauses):
     desk.wire.gate, desk.wire.cut = asyncio.Event(), 1
     tasks = [asyncio.ensure_future(desk.publish()) for _ in range(2)]
-    while not desk.calls():
-        await asyncio.sleep(0)
+    await until(desk.calls)
     tasks[0].cancel()
     await turns()
     desk.wire.gate.set()

@@ -10,7 +10,7 @@ from streamq.core.outcome import Ack, DeadLetter, Reason, Release, Retry, Wait
 from streamq.runtime import settler as module
 from streamq.runtime import supervisor
 from streamq.runtime.settler import Verdict
-from tests.runtime.rig import OTHER, US, soon
+from tests.runtime.rig import OTHER, US, soon, until
 
 DEAD = DeadLetter(Reason.REJECTED, "no", "trace", "place", 2)
 
@@ -42,8 +42,7 @@ async def test_what_falls_due_during_a_call_waits_for_the_next(rig):
     rig.wire.gate = asyncio.Event()
     settler.put(Verdict(first, Ack()))
     settling = asyncio.ensure_future(settler.settle())
-    while not rig.wire.sent:
-        await asyncio.sleep(0)
+    await until(lambda: rig.wire.sent)
     for delivery in others:
         settler.put(Verdict(delivery, Ack()))
     rig.wire.gate.set()

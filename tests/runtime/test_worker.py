@@ -19,7 +19,7 @@ from streamq.store.beats import BeatConnection
 from streamq.store.reader import QueueReader
 from streamq.store.streams import QueueStore
 from streamq.testing.server import PrivateServer
-from tests.runtime.rig import GROUP, OTHER, QUEUE, Books, Events, fields, serving, soon, turns
+from tests.runtime.rig import GROUP, OTHER, QUEUE, Books, Events, fields, serving, soon, turns, until
 from tests.support import server_binary
 
 
@@ -196,8 +196,7 @@ async def test_who_is_stopped_while_redis_is_awaited_ends(make_app, tmp_path):
     Held(app)
     worker = app.worker()
     task = asyncio.ensure_future(worker.run())
-    while worker.worker is None:
-        await asyncio.sleep(0)
+    await until(lambda: worker.worker is not None)
     await turns()
     worker.stop()
     with pytest.raises(RedisUnavailable):
@@ -287,8 +286,7 @@ async def test_what_runs_may_finish(make_app, books):
         worker.stop()
         put(books, "b")
         beat = books.raw("HGET", books.keys.workers, worker.worker.consumer)
-        while books.raw("HGET", books.keys.workers, worker.worker.consumer) == beat:
-            await asyncio.sleep(0)
+        await until(lambda: books.raw("HGET", books.keys.workers, worker.worker.consumer) != beat)
         assert not worker.task.done()
         assert worker.running() == 1
         held.go.set()
@@ -306,8 +304,7 @@ async def test_what_has_not_begun_goes_back_at_once(make_app, books):
         await soon(held.began.wait())
         async with worker.worker._isolation.alone(0.0):
             put(books, "b")
-            while len(books.pending()) < 2:
-                await asyncio.sleep(0)
+            await until(lambda: len(books.pending()) >= 2)
             worker.stop()
             await worker.events.until(Settled)
             assert books.ready() == ["b"]
@@ -399,8 +396,7 @@ async def test_a_thread_that_cannot_be_stopped_does_not_keep_the_worker(make_app
     assert worker.has_busy_threads()
     assert books.ready() == ["a"]
     go.set()
-    while worker.has_busy_threads():
-        await asyncio.sleep(0)
+    await until(lambda: not worker.has_busy_threads())
 
 
 async def test_it_keeps_its_name_while_something_is_pending_under_it(make_app, books):
