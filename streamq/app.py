@@ -1,5 +1,6 @@
 """The public door: register handlers, publish, run workers."""
 
+import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
@@ -44,6 +45,7 @@ class StreamQ:
         self._settings = settings
         self._session: Session | None = None
         self._open = 0
+        self._lock: tuple[asyncio.AbstractEventLoop, asyncio.Lock] | None = None
         self._logging = False
         self._stack = contextlib.AsyncExitStack()
         self._lifespan: Callable[[], AbstractAsyncContextManager[Any]] | None = None
@@ -124,17 +126,26 @@ class StreamQ:
 
     async def __aenter__(self) -> Self:
         """Connect, to publish and to look."""
-        if self._open == 0:
-            self._session = await self._stack.enter_async_context(open_session(self.settings, self.observers))
-        self._open += 1
+        async with self._door():
+            if self._open == 0:
+                self._session = await self._stack.enter_async_context(open_session(self.settings, self.observers))
+            self._open += 1
         return self
 
     async def __aexit__(self, *_: object) -> None:
         """Disconnect."""
-        self._open -= 1
-        if self._open == 0:
-            self._session = None
-            await self._stack.aclose()
+        async with self._door():
+            self._open -= 1
+            if self._open == 0:
+                self._session = None
+                await self._stack.aclose()
+
+    def _door(self) -> asyncio.Lock:
+        """One opens or closes at a time. A lock is of one event loop, and a script may run several in turn."""
+        loop = asyncio.get_running_loop()
+        if self._lock is None or self._lock[0] is not loop:
+            self._lock = (loop, asyncio.Lock())
+        return self._lock[1]
 
     @property
     def session(self) -> Session:

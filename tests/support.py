@@ -36,3 +36,8 @@ def _packaged(package, pattern):
     spec = importlib.util.find_spec(package)  # found but not imported: only its binary is of use
     places = (spec and spec.submodule_search_locations) or ()
     return next((str(path) for place in places for path in Path(place).glob(pattern)), None)
+
+
+def pack_fields(flat):
+    """Fields as netstrings, the form of the delayed messages: written from the protocol, not taken from the scripts."""
+    return b"".join(b"%d:%b," % (len(part), part) for part in flat)

@@ -14,7 +14,6 @@ from importlib.util import find_spec
 import anyio
 import structlog
 
-from streamq import logs
 from streamq.cli.run import BAD_CONFIG, CUT_SHORT, FAILURE, UNREACHABLE, USAGE, fail, run_async
 
 FINAL = (0, CUT_SHORT, USAGE, UNREACHABLE, BAD_CONFIG)  # exit codes that another start would only repeat
@@ -34,7 +33,6 @@ def supervise(count: int, *, reload: bool = False) -> int:
     """
     if reload and find_spec("watchfiles") is None:
         fail("--reload needs watchfiles: pip install 'streamq[reload]'", FAILURE)
-    logs.configure(os.environ.get("LOG_LEVEL", "info"))
     return int(run_async(_Parent(count, reload=reload).run))
 
 

@@ -59,11 +59,11 @@ def worker(
     SIGTERM and Ctrl-C finish what runs and exit with 0 (75 when work had to be cut short and was handed back).
     A second one does not wait.
     """
+    settings = settings_from(config, redis_url)
     if reload or processes > 1:
         from streamq.cli import processes as parent
 
         raise typer.Exit(parent.supervise(1 if reload else processes, reload=reload))
-    settings = settings_from(config, redis_url)
     loaded = load_app(app)
     loaded.configure(settings)
     serving = loaded.worker(

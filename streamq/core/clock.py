@@ -1,7 +1,6 @@
 """The only place of ``core`` that reads the time; everything else is handed it."""
 
 import time
-from datetime import UTC, datetime
 from typing import Protocol
 
 
@@ -25,15 +24,3 @@ class SystemClock:
     def monotonic(self) -> float:
         """As ``time.monotonic``."""
         return time.monotonic()
-
-
-def rfc3339(seconds: float) -> str:
-    """Write a wall-clock time the way ``metadata`` carries it.
-
-    Args:
-        seconds: seconds since the epoch.
-
-    Returns:
-        RFC 3339 in UTC with milliseconds, like ``2026-11-22T10:00:00.123Z``.
-    """
-    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

@@ -6,7 +6,7 @@ The signed fields never change after publishing; the counters beside them are ad
 
 import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Annotated, Any
@@ -193,11 +193,6 @@ def check_message_id(message_id: str) -> str:
     if not is_message_id(message_id.encode(errors="replace")):
         raise InvalidMessage(f"message id {message_id!r}: 1 to 128 characters of A-Z a-z 0-9 _ . : - are allowed")
     return message_id
-
-
-def pack_fields(flat: Iterable[bytes]) -> bytes:
-    """Write fields as netstrings (``LEN:BYTES,``), the form that unreadable entries are kept in."""
-    return b"".join(b"%d:%b," % (len(part), part) for part in flat)
 
 
 def _added_size(fields: Mapping[bytes, bytes]) -> int:

@@ -4,6 +4,8 @@ A thread of its own answers, so that a blocked event loop can be seen from outsi
 """
 
 import asyncio
+import socket
+import sys
 import threading
 from collections.abc import AsyncIterator, Sequence
 from concurrent.futures import TimeoutError as FutureTimeout
@@ -16,7 +18,7 @@ from typing import Any
 import structlog
 
 from streamq.app import AppWorker, StreamQ
-from streamq.core.errors import ConfigError, RedisUnavailable
+from streamq.core.errors import ConfigError, StreamqError
 from streamq.ext.metrics import Metrics
 from streamq.store.inspect import QueueStats
 
@@ -44,7 +46,7 @@ async def serve_http(app: StreamQ, serving: AppWorker, address: str) -> AsyncIte
     app.observe(metrics)
     host, port = parse_address(address)
     try:
-        server = _Server((host, port), _Probe)
+        server = _Server((host, port))
     except OSError as error:
         raise ConfigError(f"--http {address}: {error.strerror or error}; choose another port") from error
     server.serving, server.metrics = serving, metrics
@@ -77,6 +79,17 @@ class _Server(ThreadingHTTPServer):
     daemon_threads = True
     serving: AppWorker
     metrics: Metrics
+
+    def __init__(self, address: tuple[str, int]) -> None:
+        if ":" in address[0]:
+            self.address_family = socket.AF_INET6
+        super().__init__(address, _Probe)
+
+    def handle_error(self, *_: Any) -> None:
+        """A prober that hung up is no news; anything else is a bug, and belongs in the log."""
+        error = sys.exception()
+        if not isinstance(error, ConnectionError):
+            structlog.get_logger("streamq").error("a probe was not answered", exc_info=error)
 
 
 class _Probe(BaseHTTPRequestHandler):
@@ -117,10 +130,14 @@ def _stats(app: StreamQ, serving: AppWorker, loop: asyncio.AbstractEventLoop) ->
     if serving.worker is None:
         return ()
     queues = [lane.queue for lane in serving.worker.lanes]
-    asked = asyncio.run_coroutine_threadsafe(app.session.inspector.stats(queues), loop)
+
+    async def ask() -> Sequence[QueueStats]:
+        return await app.session.inspector.stats(queues)
+
+    asked = asyncio.run_coroutine_threadsafe(ask(), loop)
     try:
         return asked.result(SCRAPE_PATIENCE)
-    except (FutureTimeout, RedisUnavailable):
+    except (FutureTimeout, StreamqError):  # or the worker has just ended
         asked.cancel()
         return ()
 

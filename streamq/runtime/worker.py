@@ -128,7 +128,8 @@ class Worker:
         self._keeper.start()
         try:
             # Redis may be away again: whoever is told to stop does not wait for it.
-            await self.lifecycle.unless_quiet(asyncio.gather(*(self._keeper.renew(lane) for lane in self.lanes)))
+            for lane in self.lanes:
+                await self.lifecycle.unless_quiet(self._keeper.renew(lane))
             yield
         finally:
             await self._keeper.stop()

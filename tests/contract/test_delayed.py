@@ -2,10 +2,10 @@
 
 import pytest
 
-from streamq.core.message import pack_fields
 from streamq.core.outcome import Retry, Wait
 from tests.contract.desk import FAR, draft, fields, flat
 from tests.contract.test_settle import MANY, counted
+from tests.support import pack_fields
 
 BACK = {"retry_count": "0", "deliveries": "0"}  # what every entry carries that has waited
 

@@ -3,10 +3,10 @@
 import pytest
 
 from streamq.core.config import LEVELS
-from streamq.core.message import pack_fields
 from streamq.core.outcome import Retry, Wait
 from tests.contract.desk import FAR, GROUP, LEASE, SILENT, draft, fields
 from tests.contract.test_settle import UNREADABLE, counted
+from tests.support import pack_fields
 
 OUTAGE, STEP_BACK, GRACE = 5000, 2000, 10_000
 

@@ -4,11 +4,11 @@ import pytest
 
 from streamq.core.config import LEVELS
 from streamq.core.errors import RedisUnavailable
-from streamq.core.message import pack_fields
 from streamq.core.outcome import DeadLetter, Reason, Retry, Wait
 from streamq.store.connection import OutOfMemory
 from streamq.store.scripts import script
 from tests.contract.desk import FAR, GROUP, draft, fields
+from tests.support import pack_fields
 
 LETTER = DeadLetter(Reason.REJECTED, "ValueError: no", "Traceback ...", "ValueError app.f", 3)
 RETRY = Retry(Wait.RETRIED, FAR, retry_count=1)

@@ -13,6 +13,8 @@ from urllib.parse import quote
 
 import redis
 import yaml
+from redis.backoff import ConstantBackoff
+from redis.retry import Retry
 
 from streamq import StreamQ
 from streamq.core.ledger import Moment
@@ -101,7 +103,11 @@ class Rig:
     def __init__(self, server, folder, *, password=PASSWORD):
         self.server, self.folder = server, folder
         self.url = server.url.replace("unix://", f"unix://:{quote(password)}@") if password else server.url
-        self.redis = redis.Redis.from_url(self.url, socket_timeout=5)
+        # A server that was killed is away for a moment, then reads its data: looking at it waits.
+        again = Retry(ConstantBackoff(0.05), 200)
+        self.redis = redis.Redis.from_url(
+            self.url, socket_timeout=5, retry=again, retry_on_error=[redis.BusyLoadingError]
+        )
         self.journal_file = folder / "journal"
         self.gates = folder / "gates"
         self.gates.mkdir()

@@ -187,3 +187,12 @@ def test_a_worker_says_who_it_is_and_needs_no_configuration(rig):
     assert rig.consumer(worker).startswith("unit-7:")
     rig.publish("ok", "a")
     rig.finished("a")
+
+
+def test_a_parent_does_not_start_children_that_could_only_fail(rig):
+    """A configuration that is wrong for one is wrong for all: said once."""
+    rig.config.write_text("queues:\n  work:\n    leaze: 3s\n")
+    parent = rig.start("--processes", "4")
+    assert parent.ended() == 78
+    assert parent.text().count("leaze") == 1
+    rig.configure()

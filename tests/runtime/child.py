@@ -16,13 +16,8 @@ def write(path: str, text: str = "here") -> None:
     Path(path).write_text(f"{text} {os.getpid()}")
 
 
-@app.handler(QUEUE, executor="process", timeout=0.5)
-def hang(path: str) -> None:
-    hang_long(path)
-
-
 @app.handler(QUEUE, executor="process")
-def hang_long(path: str) -> None:
+def hang(path: str) -> None:
     place = Path(path)
     place.with_suffix(".new").write_text(str(os.getpid()))
     place.with_suffix(".new").replace(place)  # whoever sees it sees all of it

@@ -30,7 +30,7 @@ from streamq.store.streams import QueueStore
 
 QUEUE, GROUP = "orders", "streamq"
 US, OTHER = "us", "other"
-PATIENCE = 10.0  # seconds after which a test that waits for an event has failed
+PATIENCE = 25.0  # seconds after which a test that waits for an event has failed
 
 
 def soon(awaitable):
@@ -73,7 +73,7 @@ async def serving(app, *queues, **choices):
     try:
         await until(lambda: worker.task.done() or (worker.worker and worker.worker.health.ready().ok))
         yield worker
-        if not worker.task.done():
+        if not (worker.task.done() or worker.worker.lifecycle.is_quiet):  # the second stop would be in a hurry
             worker.stop()
         worker.cut_short = await soon(worker.task)
     finally:
@@ -270,7 +270,9 @@ class Rig(Books):
 
     def fetch(self, consumer=US, *, level="normal", number=1000):
         """Hand what is ready to a consumer, as its reader would."""
-        reply = self.raw("XREADGROUP", "GROUP", GROUP, consumer, "COUNT", number, "STREAMS", self.keys.stream(level), ">")
+        reply = self.raw(
+            "XREADGROUP", "GROUP", GROUP, consumer, "COUNT", number, "STREAMS", self.keys.stream(level), ">"
+        )
         return [delivery_from(QUEUE, level, entry, flat) for _, found in reply or () for entry, flat in found]
 
     async def deliver(self, *ids, consumer=US, level="normal", **entry):

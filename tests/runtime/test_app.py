@@ -3,21 +3,42 @@
 import asyncio
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from types import SimpleNamespace
 
 import msgspec
 import pytest
 
 from streamq import Context, InvalidMessage, StreamQ
+from streamq import app as module
 from streamq.core.config import Config, QueueConfig
 from streamq.core.errors import ConfigError, RedisUnavailable, StreamqError
 from streamq.core.events import Settled
+from streamq.session import open_session
 from streamq.settings import Settings
-from tests.runtime.rig import QUEUE, fields, serving, soon
+from tests.runtime.rig import QUEUE, fields, serving, soon, turns
 
 KEY = "k1:active:" + "QUFB" * 12
 
 
 # --- connecting
+
+
+@pytest.fixture
+def slow_opening(monkeypatch):
+    """Connecting takes its time, as it does where a server has to be started first; so does leaving."""
+    log = SimpleNamespace(opened=0, closed=0)
+
+    @asynccontextmanager
+    async def slowly(*args):
+        log.opened += 1
+        await turns()
+        async with open_session(*args) as session:
+            yield session
+            await turns(100)
+        log.closed += 1
+
+    monkeypatch.setattr(module, "open_session", slowly)
+    return log
 
 
 def test_making_an_app_reads_and_connects_nothing():
@@ -49,7 +70,7 @@ async def test_a_nested_app_is_connected_once_until_the_last_one_leaves(make_app
     assert len(books.ready()) == 2
 
 
-async def test_two_who_enter_at_once_share_one_connection(make_app, books):
+async def test_two_who_enter_at_once_share_one_connection(make_app, books, slow_opening):
     """A worker and a publisher, each in a task of its own."""
     app, sessions = make_app(), set()
 
@@ -60,21 +81,29 @@ async def test_two_who_enter_at_once_share_one_connection(make_app, books):
             await asyncio.sleep(0)
 
     await soon(asyncio.gather(*(enter() for _ in range(5))))
-    assert len(sessions) == 1
+    assert (slow_opening.opened, len(sessions)) == (1, 1)
     assert app._session is None
     assert len(books.ready()) == 5
 
 
-async def test_who_enters_while_the_last_one_leaves_is_connected(make_app, books):
-    app = make_app()
+async def test_who_enters_while_the_last_one_leaves_is_connected(make_app, books, slow_opening):
+    app, leaving = make_app(), asyncio.Event()
+
+    async def leave():
+        async with app:
+            leaving.set()
 
     async def enter():
+        await leaving.wait()
+        await asyncio.sleep(0)
         async with app:
+            await turns(200)
+            assert (slow_opening.opened, slow_opening.closed) == (2, 1)
             await app.publish(QUEUE, {"type": "work"})
 
-    for _ in range(5):
-        await soon(asyncio.gather(enter(), enter()))
-    assert len(books.ready()) == 10
+    await soon(asyncio.gather(leave(), enter()))
+    assert (slow_opening.opened, slow_opening.closed) == (2, 2)
+    assert len(books.ready()) == 1
 
 
 async def test_an_app_that_could_not_connect_may_try_again(make_app, monkeypatch):
@@ -88,7 +117,7 @@ async def test_an_app_that_could_not_connect_may_try_again(make_app, monkeypatch
         await app.publish(QUEUE, {"type": "work"})
 
 
-def test_an_app_can_be_used_in_one_loop_after_another(make_app, books):
+def test_an_app_can_be_used_in_one_loop_after_another(make_app, books, slow_opening):
     """As a script does that calls ``asyncio.run`` twice."""
     app = make_app()
 
@@ -96,9 +125,12 @@ def test_an_app_can_be_used_in_one_loop_after_another(make_app, books):
         async with app:
             await app.publish(QUEUE, {"type": "work"})
 
-    asyncio.run(publish())
-    asyncio.run(publish())
-    assert len(books.ready()) == 2
+    async def together():
+        await asyncio.gather(publish(), publish())
+
+    asyncio.run(together())
+    asyncio.run(together())
+    assert len(books.ready()) == 4
 
 
 # --- publishing by name
@@ -115,7 +147,9 @@ class Parcel(msgspec.Struct, tag_field="type", tag="parcel"):
 
 
 @pytest.mark.parametrize(
-    "payload", [{"type": "letter", "to": "Rome"}, Letter("letter", "Rome"), Parcel("Rome")], ids=["dict", "dataclass", "Struct"]
+    "payload",
+    [{"type": "letter", "to": "Rome"}, Letter("letter", "Rome"), Parcel("Rome")],
+    ids=["dict", "dataclass", "Struct"],
 )
 async def test_any_object_with_a_type_is_a_payload(make_app, books, payload):
     app = make_app()
@@ -127,7 +161,7 @@ async def test_any_object_with_a_type_is_a_payload(make_app, books, payload):
     assert '"type":"' in entry["payload"]
 
 
-@pytest.mark.parametrize("payload", [{"to": "Rome"}, {"type": 5}, ["type"], "type", None, {"type": object()}], ids=str)
+@pytest.mark.parametrize("payload", [{"to": "Rome"}, {"type": 5}, ["type"], "type", None, {"type": Ellipsis}], ids=str)
 async def test_what_has_no_type_is_refused(make_app, payload):
     app = make_app()
     async with app:

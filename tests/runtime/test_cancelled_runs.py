@@ -175,10 +175,14 @@ async def test_a_time_limit_kills_a_child(rig, tmp_path):
     rig.app.registry = child.app.registry
     place = tmp_path / "pid"
     dispatcher = rig.dispatcher()
-    await rig.run(dispatcher, await rig.deliver_one(payload=f'{{"type":"write","path":"{place}"}}'))  # it is up now
-    await rig.run(dispatcher, await rig.deliver_one("a", payload=f'{{"type":"hang","path":"{place}"}}'))
+    dispatcher.start(await rig.deliver_one("a", payload=f'{{"type":"hang","path":"{place}"}}'))
+    await asyncio.to_thread(wait_until, place.exists, 20)
+    (run,) = dispatcher._runs.values()
+    run.timer.cancel()
+    dispatcher._time_is_up(run, "hang ran into its time limit")
+    await rig.emptied()
     assert rig.waiting("a")["retry_count"] == "1"
-    _, settled = rig.events.of(Settled)
+    (settled,) = rig.events.of(Settled)
     assert settled.outcome.error.startswith("HandlerTimeout: hang")
     with pytest.raises(ProcessLookupError):
         os.kill(int(place.read_text()), 0)
@@ -407,7 +411,7 @@ async def test_a_child_that_is_cut_short_is_killed_and_its_message_goes_back(rig
     rig.app.registry = child.app.registry
     place = tmp_path / "pid"
     dispatcher = rig.dispatcher()
-    dispatcher.start(await rig.deliver_one("a", payload=f'{{"type":"hang_long","path":"{place}"}}'))
+    dispatcher.start(await rig.deliver_one("a", payload=f'{{"type":"hang","path":"{place}"}}'))
     await asyncio.to_thread(wait_until, place.exists, 20)
     assert dispatcher.cancel_started() == 1
     await rig.emptied()

@@ -84,7 +84,7 @@ async def test_reject_is_a_dead_letter_now(rig):
 async def test_any_other_error_is_tried_again(rig):
     handler(rig, raising(RuntimeError("broken")))
     await rig.run(rig.dispatcher(), await rig.deliver_one("a"))
-    assert 700 < rig.delayed()["a"] <= 1200
+    assert 0 < rig.delayed()["a"] <= 1200
     assert rig.waiting("a")["retry_count"] == "1"
     assert (rig.waiting("a")["deliveries"], rig.letters()) == ("0", [])
 

@@ -1,6 +1,5 @@
 """Names of workers that are gone are forgotten, and nothing that is pending is destroyed with them."""
 
-
 import pytest
 
 from streamq.runtime import janitor as module

@@ -1,6 +1,7 @@
 """Entries of workers that vanished are found, wherever they lie, and given back to nobody who still lives."""
 
 import asyncio
+import time
 
 import pytest
 
@@ -45,9 +46,11 @@ async def test_what_nobody_renewed_for_a_lease_is_taken_over(bench):
     orphan, kept = await rig.deliver("orphan", "kept", consumer=OTHER)
     rig.age(orphan, ms=31_000)
     rig.age(kept, ms=20_000)
+    before = time.monotonic()
     assert await bench.reclaimer.sweep() == 1
     assert rig.pending() == {"orphan": (US, 2), "kept": (OTHER, 1)}
     (delivery,) = bench.started
+    assert before <= delivery.proven_at <= time.monotonic()
     assert (delivery.message_id, delivery.token, delivery.losses) == ("orphan", 2, 1)
     assert rig.events.of(Reclaimed) == [Reclaimed("orders", 1, 0, 0)]
 

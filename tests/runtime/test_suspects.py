@@ -169,6 +169,20 @@ async def test_a_beat_that_meets_the_mark_does_not_take_it_for_another_worker(ha
     assert rig.ledger()["done"] == 1
 
 
+async def test_a_beat_that_knows_the_old_token_does_not_take_it_away(hand):
+    """While the mark is written, the beat on its way says that the entry is lost: under its old token it is."""
+    rig = hand.rig
+    suspect = await hand.deliver("suspect", deliveries=2)
+    rig.wire.gate = asyncio.Event()
+    dispatcher = rig.dispatcher()
+    dispatcher.start(suspect)
+    await turns()
+    dispatcher.lease_lost(suspect, 1)
+    rig.wire.gate.set()
+    await rig.emptied()
+    assert rig.ledger()["done"] == 1
+
+
 async def test_a_worker_that_became_quiet_meanwhile_does_not_begin_with_it(hand):
     rig = hand.rig
     suspect = await hand.deliver("suspect", deliveries=2)

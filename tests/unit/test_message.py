@@ -18,7 +18,6 @@ from streamq.core.message import (
     delivery_from,
     is_message_id,
     new_message_id,
-    pack_fields,
 )
 from tests.unit.builders import deliver, entry, message
 
@@ -227,26 +226,3 @@ def test_only_made_up_ids_are_ours(message_id):
 
 
 # --- netstrings
-
-
-def unpack(packed):
-    """An independent reader of netstrings."""
-    parts = []
-    while packed:
-        length, _, packed = packed.partition(b":")
-        size = int(length)
-        assert packed[size : size + 1] == b","
-        parts.append(packed[:size])
-        packed = packed[size + 1 :]
-    return parts
-
-
-@given(st.lists(st.binary()))
-def test_packed_fields_can_be_unpacked(flat):
-    """Whatever bytes the fields hold, nothing runs into what comes next."""
-    assert unpack(pack_fields(flat)) == flat
-
-
-def test_the_form_of_packed_fields():
-    """Netstrings, one after the other."""
-    assert pack_fields([b"id", b"", b"a,b:c"]) == b"2:id,0:,5:a,b:c,"
