@@ -9,14 +9,14 @@ from pathlib import Path
 from typing import Any, Self, TypeVar, Unpack
 
 from streamq import logs
-from streamq.core import codec
+from streamq.core.config import check_queue_name
 from streamq.core.errors import StreamqError, cause_of
 from streamq.core.events import Observer, Observers
 from streamq.core.middleware import Middleware
 from streamq.core.options import Options
 from streamq.core.receipt import Receipt
 from streamq.core.registry import ErrorTypes, Executor, Registry
-from streamq.handlers import HandlerDecorator, PublishOptions, check_option_names, decorator
+from streamq.handlers import HandlerDecorator, PublishOptions, check_option_names, decorator, encode_for
 from streamq.replaying import DeadLetterBox
 from streamq.runtime.plan import Plan
 from streamq.runtime.worker import Worker
@@ -95,7 +95,9 @@ class StreamQ:
         Raises:
             StreamqError: another handler has the type, or the signature cannot be filled from a payload.
         """
-        queues = [queue] if isinstance(queue, str) else list(queue)
+        if callable(queue):
+            raise StreamqError('@app.handler needs the queue: write @app.handler("email_queue")')
+        queues = [check_queue_name(name) for name in ([queue] if isinstance(queue, str) else queue)]
         return decorator(
             self.registry, self._send, queues, type=type, executor=executor, timeout=timeout, max_retries=max_retries,
             retry_on=retry_on, never_retry=never_retry, publish_options=publish_options,
@@ -176,7 +178,7 @@ class StreamQ:
             QueueFull: there is no room and ``on_full`` makes none.
             PublishUnknown: Redis did not answer for minutes; publishing again with ``error.id`` is safe.
         """
-        return await self._send(queue, codec.encode_payload(payload), options)
+        return await self._send(queue, encode_for(self.registry, queue, payload), options)
 
     async def publish_many(
         self, queue: str, payloads: Iterable[object], **options: Unpack[PublishOptions]
@@ -192,7 +194,9 @@ class StreamQ:
             as ``publish``; after QueueFull, ``error.receipts`` tells which were accepted.
         """
         check_option_names(options)
-        encoded = [codec.encode_payload(payload) for payload in payloads]
+        encoded = [
+            encode_for(self.registry, queue, payload, f"payload {number}: ") for number, payload in enumerate(payloads)
+        ]
         return await self.session.publisher.publish_many(queue, encoded, Options(**options))
 
     @property
@@ -265,6 +269,7 @@ class AppWorker:
         """
         async with self._app.plan(self._queues, **self._choices) as plan:
             self.worker = Worker(plan)
+            logs.tell_start(plan.registry, plan.queues, self.worker.consumer, str(plan.connections.url))
             if self._stopped:
                 self.worker.stop()
             try:

@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any, Concatenate, ParamSpec, Protocol, TypedDict, TypeVar, Unpack, cast, overload
 
+from streamq.core import codec
 from streamq.core.codec import bind, decode_type
 from streamq.core.config import Level
 from streamq.core.context import Context
@@ -109,6 +110,10 @@ def decorator(
             never_retry=never_retry,
             publish_options=dict(publish_options),
         )
+        if handler.executor == "process" and "<" in function.__qualname__:
+            raise StreamqError(
+                f"handler {handler.type}: a child process must be able to import it; define it at the top of a module"
+            )
         if handler.executor == "process" and handler.binding.context is not None:
             raise StreamqError(
                 f"handler {handler.type}: it runs in a child process, which has no Context; take that parameter away"
@@ -132,6 +137,30 @@ def check_option_names(options: Mapping[str, Any]) -> None:
     unknown = sorted(set(options) - set(OPTION_NAMES))
     if unknown:
         raise InvalidMessage(f"no such option: {', '.join(unknown)}; there are {', '.join(OPTION_NAMES)}")
+
+
+def encode_for(registry: Registry, queue: str, payload: object, where: str = "") -> bytes:
+    """JSON bytes of a payload that is published by name, checked against its handler where this app has it.
+
+    Args:
+        registry: the app's handlers.
+        queue: where it goes.
+        payload: an object with a ``type``.
+        where: what an error begins with.
+
+    Raises:
+        InvalidMessage: no worker could run it.
+    """
+    try:
+        raw = codec.encode_payload(payload)
+        handler = registry.resolve(queue, codec.decode_type(raw))
+        if handler is not None:
+            handler.binding.arguments(raw)
+    except InvalidMessage as error:
+        raise InvalidMessage(f"{where}{error}") from None
+    except codec.DECODE_ERRORS as error:
+        raise InvalidMessage(f"{where}the payload does not fit its handler: {error}") from None
+    return raw
 
 
 class _Chosen:

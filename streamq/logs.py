@@ -4,20 +4,25 @@ Readable on a terminal, a JSON object a line otherwise. Always on stderr: stdout
 """
 
 import logging
+import re
 import sys
-from collections.abc import MutableMapping
+from collections.abc import MutableMapping, Sequence
 from typing import Any
 
 import msgspec
 import structlog
 
 from streamq.core import events
+from streamq.core.config import QueueConfig
 from streamq.core.context import current_message
 from streamq.core.failure import scrub
 from streamq.core.message import Message
 from streamq.core.outcome import Ack, DeadLetter, Release, Retry
+from streamq.core.registry import Registry
 
 EventDict = MutableMapping[str, Any]
+
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
 def configure(level: str = "info", style: str | None = None) -> None:
@@ -33,7 +38,7 @@ def configure(level: str = "info", style: str | None = None) -> None:
         _add_message,
         structlog.stdlib.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
-        _scrub,
+        _tame,
     ]
     # Tracebacks without local variables: those hold payloads and keys.
     if style == "console":
@@ -54,7 +59,7 @@ def configure(level: str = "info", style: str | None = None) -> None:
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=shared,
-            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *exceptions, renderer],
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *exceptions, renderer, _scrubbed],
         )
     )
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
@@ -69,10 +74,11 @@ def ensure_stderr() -> None:
                 _add_message,
                 structlog.processors.add_log_level,
                 structlog.processors.TimeStamper(fmt="iso", utc=True),
-                _scrub,
+                _tame,
                 structlog.dev.ConsoleRenderer(
                     colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback
                 ),
+                _scrubbed,
             ],
             logger_factory=structlog.PrintLoggerFactory(sys.stderr),
             wrapper_class=structlog.make_filtering_bound_logger("INFO"),
@@ -82,6 +88,26 @@ def ensure_stderr() -> None:
 def logger_for(message: Message) -> Any:
     """The logger behind ``ctx.log``."""
     return structlog.get_logger("streamq.handler").bind(**_ids(message))
+
+
+def tell_start(registry: Registry, queues: Sequence[QueueConfig], consumer: str, redis: str) -> None:
+    """Say what a worker serves, and what it will only hold for others.
+
+    Args:
+        registry: its handlers.
+        queues: what it serves.
+        consumer: its name.
+        redis: where; without a password.
+    """
+    log = structlog.get_logger("streamq")
+    for config in queues:
+        types = registry.types(config.name)
+        log.info("serving", queue=config.name, types=types, slots=config.max_consumers, worker=consumer, redis=redis)
+        if not types:
+            log.warning(
+                "no handler here for this queue: its messages wait for a worker that has one",
+                queue=config.name, handled_here=registry.queues(),
+            )  # fmt: skip
 
 
 class LogObserver:
@@ -133,10 +159,12 @@ class LogObserver:
                 log.info("dropped")
             case Ack():
                 log.debug("done")
-            case Retry(why=why, delay_ms=delay, retry_count=count, error=error):
-                log.warning(str(why), after=delay / 1000, retry_count=count, error=error)
+            # Type and place of an error, not its message: that is made by the handler, and may hold what it was given.
+            # The dead letter keeps it: `streamq dlq show ID`.
+            case Retry(why=why, delay_ms=delay, retry_count=count, error=error, fingerprint=place):
+                log.warning(str(why), after=delay / 1000, retry_count=count, error=place or _kind(error))
             case DeadLetter(reason=reason, error=error, fingerprint=place):
-                log.error("dead letter", reason=str(reason), error=error, place=place)
+                log.error("dead letter", reason=str(reason), error=place or _kind(error))
             case Release():
                 log.info("released")
 
@@ -157,11 +185,21 @@ def _add_message(_: Any, __: str, event: EventDict) -> EventDict:
     return event
 
 
-def _scrub(_: Any, __: str, event: EventDict) -> EventDict:
+def _kind(error: str) -> str:
+    return error.partition(":")[0]
+
+
+def _tame(_: Any, __: str, event: EventDict) -> EventDict:
+    """Control characters are shown, not sent: a type or an error text must not write to an operator's terminal."""
     for name, value in event.items():
-        if isinstance(value, str):
-            event[name] = scrub(value)
+        if isinstance(value, str) and name != "exception":
+            event[name] = _CONTROL.sub(lambda found: repr(found[0])[1:-1], value)
     return event
+
+
+def _scrubbed(_: Any, __: str, line: Any) -> str:
+    """The finished line without what looks like a credential, wherever in it that stands."""
+    return scrub(str(line))
 
 
 def _to_json(event: EventDict, **_: Any) -> str:

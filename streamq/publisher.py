@@ -11,17 +11,25 @@ from streamq.core import codec
 from streamq.core.backoff import reconnect_delay
 from streamq.core.clock import Clock, SystemClock
 from streamq.core.config import HARD_MAX_SIZE, Config, QueueConfig
-from streamq.core.errors import InvalidMessage, MessageTooLarge, PublishUnknown, QueueFull, RedisUnavailable
+from streamq.core.errors import (
+    ConfigError,
+    InvalidMessage,
+    MessageTooLarge,
+    PublishUnknown,
+    QueueFull,
+    RedisUnavailable,
+)
 from streamq.core.events import Noticed, Observers, Published
 from streamq.core.message import PRIORITY_OF, Draft, Metadata, check_message_id, new_message_id
 from streamq.core.options import Options, as_delta, check_options, in_seconds
 from streamq.core.receipt import Receipt
-from streamq.core.signing import KeyRing
+from streamq.core.signing import KeyRing, SigningKey, resolve_signing
 from streamq.store.connection import Connections, OutOfMemory, RedisRefused
 from streamq.store.keys import Keyspace
 from streamq.store.streams import QueueStore
 
 BATCH_ITEMS, BATCH_BYTES = 500, 1024 * 1024  # a call, so that no script blocks Redis for long
+REGISTER_EVERY = 60.0  # seconds: a failover or a flush may have lost the queue's name
 FULL_PAUSE = 0.1  # seconds between two tries of `on_full: block`
 
 
@@ -35,15 +43,17 @@ class Publisher:
         keys: the signing keys.
         observers: who is told.
         clock: this machine's.
+        production: an unsigned queue must say so itself.
     """
 
     def __init__(
         self, connections: Connections, keyspace: Keyspace, config: Config, keys: KeyRing, *,
-        observers: Observers | None = None, clock: Clock | None = None,
+        observers: Observers | None = None, clock: Clock | None = None, production: bool = False,
     ) -> None:  # fmt: skip
         self._connections, self._keyspace, self._config, self._keys = connections, keyspace, config, keys
         self._observers = observers or Observers()
         self._clock = clock or SystemClock()
+        self._production = production
         self._created_by = socket.gethostname()
         self._outboxes: dict[str, _Outbox] = {}
 
@@ -91,6 +101,7 @@ class Publisher:
         Raises:
             InvalidMessage: an option is unusable.
             MessageTooLarge: the entry has more bytes than the queue takes.
+            ConfigError: the queue takes signed messages only, and no active key covers it.
         """
         check_options(options)
         now = self._clock.time()
@@ -104,7 +115,7 @@ class Publisher:
             b"payload": payload,
             b"metadata": codec.encode_metadata(self._metadata(options, now, delay)),
         }
-        key = self._keys.signer(config.name)
+        key = self._signer(config)
         if key is not None:
             fields[b"signature"] = key.signature(config.name, fields)
         flat = [part for pair in fields.items() for part in pair]
@@ -117,6 +128,15 @@ class Publisher:
                 f"store the data elsewhere and send a reference"
             )
         return draft
+
+    def _signer(self, config: QueueConfig) -> SigningKey | None:
+        key = self._keys.signer(config.name)
+        if key is None and resolve_signing(config, self._keys, production=self._production) == "required":
+            raise ConfigError(
+                f"{config.name} takes signed messages only, and no active key covers it: every worker would refuse "
+                f"this one. Give this process an active key in STREAMQ_SIGNING_KEYS"
+            )
+        return key
 
     def _metadata(self, options: Options, now: float, delay: float) -> Metadata:
         created = datetime.fromtimestamp(now, UTC)
@@ -154,30 +174,30 @@ class _Outbox:
         self._once_ms = round(whole.worker.idempotency_window * 1000)
         self._waiting: list[tuple[Draft, asyncio.Future[str]]] = []
         self._sender: asyncio.Task[None] | None = None
-        self._registered = False
+        self._registered_at = float("-inf")  # monotonic
 
     async def offer(self, draft: Draft, *, own_id: bool) -> Receipt:
         """Offer a message until it is known what became of it."""
         patience = time.monotonic() + (self.config.block_timeout if self.config.on_full == "block" else 0.0)
         # Within half of the window an id is surely remembered, so that a repetition adds nothing.
         give_up = time.monotonic() + self._window_ms / 2000
-        tries, failures = 0, 0
+        unknown = 0
         while True:
             try:
                 word = await self._send(draft)
-            except RedisRefused:
-                raise
             except RedisUnavailable as error:
-                failures += 1
-                if isinstance(error, OutOfMemory):
+                refused = isinstance(error, OutOfMemory | RedisRefused)
+                if refused and not unknown:
+                    if isinstance(error, RedisRefused):
+                        raise
                     word = "OOM"
-                elif time.monotonic() > give_up:
+                elif refused or time.monotonic() > give_up:
                     raise PublishUnknown(draft.id, str(error)) from error
                 else:
-                    await asyncio.sleep(reconnect_delay(failures))
-                    tries += 1
+                    unknown += 1  # from now on a try whose reply was lost may have been accepted
+                    await asyncio.sleep(reconnect_delay(unknown))
                     continue
-            if word == "OK" or (word == "DUP" and own_id and tries):
+            if word == "OK" or (word == "DUP" and own_id and unknown):
                 return Receipt(draft.id, self.config.name)
             if word == "DUP":
                 return Receipt(draft.id, self.config.name, duplicate=True)
@@ -233,7 +253,8 @@ class _Outbox:
             limit = self.config.max_length
             room = [await self._store.evict(level, max_length=limit, wanted=n) for level, n in wanted.items()]
             if any(room):
-                text = f"full: {sum(room)} undelivered messages went to make room (on_full: drop_oldest)"
+                gone = sum(n for n in room if n > 0)  # -1: there was room already
+                text = f"full: {gone} undelivered messages went to make room (on_full: drop_oldest)"
                 self._observers.notify(Noticed(self.config.name, text))
             again = await self._offer_once([drafts[number] for number in refused])
             for number, word in zip(refused, again, strict=True):
@@ -251,9 +272,9 @@ class _Outbox:
     async def _send_batch(self, batch: Sequence[tuple[Draft, asyncio.Future[str]]]) -> None:
         answers = [answer for _, answer in batch]
         try:
-            if not self._registered:
+            if time.monotonic() - self._registered_at > REGISTER_EVERY:
                 await self._store.register()
-                self._registered = True
+                self._registered_at = time.monotonic()
             words = await self._publish([draft for draft, _ in batch])
         except BaseException as error:
             for answer in answers:

@@ -11,7 +11,7 @@ from streamq import logs
 from streamq.core.config import QueueConfig
 from streamq.core.errors import ConfigError
 from streamq.core.events import Observers
-from streamq.core.signing import KeyRing
+from streamq.core.signing import KeyRing, resolve_signing
 from streamq.publisher import Publisher
 from streamq.replaying import DeadLetterBox
 from streamq.settings import Settings
@@ -37,7 +37,8 @@ class Session:
         self.connections = Connections(located.url, block=settings.config.worker.block)
         self.keyspace = Keyspace(settings.config.prefix, clustered=self.connections.clustered)
         self.publisher = Publisher(
-            self.connections, self.keyspace, settings.config, self.keys, observers=observers
+            self.connections, self.keyspace, settings.config, self.keys, observers=observers,
+            production=settings.production,
         )  # fmt: skip
         self.inspector = Inspector(self.connections, self.keyspace, settings.config)
         self.auditor = Auditor(self.connections, self.keyspace, self.inspector)
@@ -60,23 +61,15 @@ class Session:
         return [self._resolved(self.settings.config.queue(name), concurrency) for name in dict.fromkeys(names)]
 
     def _resolved(self, config: QueueConfig, concurrency: int | None) -> QueueConfig:
+        signing = resolve_signing(config, self.keys, production=self.settings.production)
         if not self.keys:
-            if config.signing == "required":
-                raise ConfigError(
-                    f"{config.name} says signing: required, but there is no key; set STREAMQ_SIGNING_KEYS"
-                )
-            if config.signing is None and self.settings.production:
-                raise ConfigError(
-                    f"{config.name}: no signing key is configured and STREAMQ_ENV=production; set STREAMQ_SIGNING_KEYS "
-                    f"(`streamq keys generate`), or say signing: optional for this queue"
-                )
             structlog.get_logger("streamq").warning(
                 "messages are not signed: whoever can write to Redis can ask this worker for work",
                 queue=config.name, fix="streamq keys generate",
             )  # fmt: skip
         return msgspec.structs.replace(
             config,
-            signing=config.signing or ("required" if self.keys else "optional"),
+            signing=signing,
             max_consumers=concurrency or config.max_consumers,
         )
 
@@ -93,7 +86,7 @@ async def open_session(settings: Settings, observers: Observers | None = None) -
     located = await locate(
         settings.redis_url, settings.redis_url_origin, project=project_of(settings), production=settings.production
     )
-    if located.server is not None and settings.redis_url is None:
+    if located.started and settings.redis_url is None:
         structlog.get_logger("streamq").warning(
             "no Redis found: started an embedded one, for development", url=str(located.url)
         )

@@ -57,17 +57,19 @@ def check(output: Output = Format.TABLE, config: ConfigPath = None, redis_url: R
     Example: streamq config check --config config/queues.yaml
     """
     from streamq.core.config import check_queue_name
-    from streamq.core.signing import KeyRing
+    from streamq.core.signing import KeyRing, resolve_signing
 
     settings = settings_from(config, redis_url)
-    keys = KeyRing.parse(settings.signing_keys).keys if settings.signing_keys else ()
+    ring = KeyRing.parse(settings.signing_keys) if settings.signing_keys else KeyRing()
+    for queue in settings.config.queues.values():
+        resolve_signing(queue, ring, production=settings.production)
     for name in settings.queues:
         check_queue_name(name)
     path = settings.config_path
     row = {
         "file": str(path) if path else None,
         "queues": len(settings.config.queues),
-        "signing_keys": [f"{key.key_id}{f'@{key.queue}' if key.queue else ''}:{key.state}" for key in keys],
+        "signing_keys": [f"{key.key_id}{f'@{key.queue}' if key.queue else ''}:{key.state}" for key in ring.keys],
         "ok": True,
     }
     show([row], output)

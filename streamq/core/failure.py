@@ -10,6 +10,7 @@ from types import TracebackType
 from typing import NamedTuple
 
 MAX_ERROR = 2048  # bytes of `error` in a dead letter
+MOST_TO_SCRUB = 65_536  # bytes that are searched for secrets
 MAX_TRACEBACK = 8192  # bytes of `traceback` in a dead letter
 
 _SECRETS = (
@@ -43,9 +44,19 @@ class Failure(NamedTuple):
 def describe(error: BaseException) -> Failure:
     """Say what happened without saying what was in it."""
     kind = type(error).__name__
-    text = clip(scrub(text_of(error)), MAX_ERROR)
-    frames = "".join(traceback.format_exception(error)) if error.__traceback__ else ""
-    return Failure(text, clip(scrub(frames), MAX_TRACEBACK, keep_end=True), _fingerprint(kind, error.__traceback__))
+    # Cut roughly before scrubbing, which takes its time, and exactly after it, so that no half of a secret is left.
+    text = clip(scrub(clip(text_of(error), MOST_TO_SCRUB)), MAX_ERROR)
+    frames = clip(scrub(clip(_frames(error), MOST_TO_SCRUB, keep_end=True)), MAX_TRACEBACK, keep_end=True)
+    return Failure(text, frames, _fingerprint(kind, error.__traceback__))
+
+
+def _frames(error: BaseException) -> str:
+    if error.__traceback__ is None:
+        return ""
+    try:
+        return "".join(traceback.format_exception(error))
+    except Exception:  # noqa: BLE001 - the user's error is asked for its message and, a SyntaxError, for its parts
+        return "".join(traceback.format_tb(error.__traceback__))
 
 
 def text_of(error: BaseException) -> str:

@@ -1,6 +1,7 @@
 """What may be said about a message beside its payload, and what of it makes no sense. Pure."""
 
 import dataclasses
+import re
 from collections.abc import Mapping
 from datetime import datetime, timedelta
 from typing import Any
@@ -40,6 +41,7 @@ class Options:
     message_id: str | None = None
 
 
+_SURROGATE = re.compile("[\ud800-\udfff]")
 MOST = 10**9  # seconds, about 30 years; or retries
 OPTION_NAMES = tuple(field.name for field in dataclasses.fields(Options))
 
@@ -62,8 +64,8 @@ def check_options(options: Options) -> None:
     if retries is not None and not (isinstance(retries, int) and 0 <= retries < MOST):
         raise InvalidMessage(f"max_retries {retries!r} should be a number, 0 or more")
     once: Any = options.idempotency_key
-    if once is not None and not (isinstance(once, str) and 0 < len(once) <= 512):
-        raise InvalidMessage("an idempotency key has 1 to 512 characters")
+    if once is not None and not (isinstance(once, str) and 0 < len(once) <= 512 and not _SURROGATE.search(once)):
+        raise InvalidMessage("an idempotency key has 1 to 512 characters that UTF-8 can write")
     for name in ("delay_until", "expires"):
         value = getattr(options, name)
         if isinstance(value, datetime) and value.tzinfo is None:

@@ -50,7 +50,8 @@ class Retry(msgspec.Struct, frozen=True):
         deliveries: losses, written to the entry.
         held_since: milliseconds since the epoch when it was first held back; 0 = not held.
         alone: deaths while it ran alone.
-        error: for the log.
+        error: type and message of what failed.
+        fingerprint: error type and the innermost frame of the app: for the log.
     """
 
     why: Wait
@@ -60,6 +61,7 @@ class Retry(msgspec.Struct, frozen=True):
     held_since: int = 0
     alone: int = 0
     error: str = ""
+    fingerprint: str = ""
 
 
 class DeadLetter(msgspec.Struct, frozen=True):

@@ -16,6 +16,15 @@ from streamq.core.signing import KeyRing, key_id_of
 
 # A type or key that nobody knows is tried again after 5 s at first, then at half its age, at most each minute.
 HOLD_FIRST_MS, HOLD_LONGEST_MS = 5_000, 60_000
+
+_WHY_REFUSED = {
+    Reason.TOO_LARGE: "it has more bytes than max_size",
+    Reason.MALFORMED: "a field is missing, doubled or of the wrong form",
+    Reason.WRONG_QUEUE: "it names another queue or level than that of the stream it lies in",
+    Reason.UNSIGNED: "it has no signature, and its queue takes signed messages only",
+    Reason.BAD_SIGNATURE: "its signature does not hold: it was changed, or signed with another secret",
+    Reason.REVOKED_KEY: "the key that signed it is revoked",
+}
 LONGEST_PAUSE = 1e9  # seconds: what a handler may ask for, about 30 years
 
 
@@ -47,7 +56,7 @@ def admit(
     if refusal is Reason.UNKNOWN_KEY:
         return _hold(delivery, refusal, config.unknown_key_timeout, now_ms, "no worker here has the key that signed it")
     if refusal is not None:
-        return _dead(delivery, refusal)
+        return _dead(delivery, refusal, _WHY_REFUSED[refusal])
     fields = delivery.fields
     try:
         metadata = codec.decode_metadata(fields[b"metadata"]) if b"metadata" in fields else Metadata()
@@ -99,7 +108,9 @@ def conclude(error: BaseException | None, admission: Admission, delivery: Delive
         return _dead(delivery, last, *failure)
     # A failure is not a loss: the handler came to its end, so `deliveries` begins again at 0.
     wait_ms = _pause_ms(error, retry_count, config)
-    return Retry(Wait.RETRIED, wait_ms, retry_count + 1, deliveries=0, error=failure.error)
+    return Retry(
+        Wait.RETRIED, wait_ms, retry_count + 1, deliveries=0, error=failure.error, fingerprint=failure.fingerprint
+    )
 
 
 class HandlerTimeout(TimeoutError):
@@ -124,9 +135,9 @@ def time_limit(admission: Admission, config: QueueConfig) -> float:
     return min(limits)
 
 
-def release_suspect(delivery: Delivery, delay_ms: int) -> Retry:
-    """A suspect that cannot be run alone now comes back later, its losses remembered."""
-    return _wait(delivery, Wait.SUSPECT, delay_ms)
+def release_suspect(delivery: Delivery, delay_ms: int, now_ms: int) -> Retry:
+    """A suspect that cannot be run alone now comes back later, its losses and its first refusal remembered."""
+    return _wait(delivery, Wait.SUSPECT, delay_ms, held_since=delivery.counter(b"held_since") or now_ms)
 
 
 def _refusal(delivery: Delivery, config: QueueConfig, keys: KeyRing) -> Reason | None:
@@ -169,16 +180,17 @@ def _message(delivery: Delivery, message_type: str, metadata: Metadata) -> Messa
     )
 
 
-def _milliseconds(moment: datetime) -> int:
+def milliseconds(moment: datetime) -> int:
+    """Milliseconds since the epoch of a time that a message carries; one without a zone is meant in UTC."""
     aware = moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)
     return round(aware.timestamp() * 1000)
 
 
 def _expired(metadata: Metadata, config: QueueConfig, now_ms: int) -> str | None:
-    if metadata.expires_at is not None and _milliseconds(metadata.expires_at) <= now_ms:
+    if metadata.expires_at is not None and milliseconds(metadata.expires_at) <= now_ms:
         return f"expired at {metadata.expires_at.isoformat()}"
     if config.max_age is not None and metadata.created_at is not None:
-        age = (now_ms - _milliseconds(metadata.created_at)) / 1000
+        age = (now_ms - milliseconds(metadata.created_at)) / 1000
         if age > config.max_age:
             return f"{age:.0f} s old, max_age is {config.max_age:.0f} s"
     return None
@@ -188,7 +200,7 @@ def _foreign_delay(delivery: Delivery, metadata: Metadata, now_ms: int) -> int:
     """Milliseconds that a plain XADD asked to wait for. Whoever was promoted carries `deliveries`: it has waited."""
     if metadata.delay_until is None or b"deliveries" in delivery.fields:
         return 0
-    return _milliseconds(metadata.delay_until) - now_ms
+    return milliseconds(metadata.delay_until) - now_ms
 
 
 def _pause_ms(error: BaseException, retry_count: int, config: QueueConfig) -> int:
@@ -219,7 +231,7 @@ def _died_alone(delivery: Delivery, failure: Failure) -> Outcome:
         return _dead(delivery, Reason.POISON, *failure)
     return Retry(
         Wait.SUSPECT, 1_000, delivery.counter(b"retry_count"), max(2, delivery.losses + 1), alone=alone,
-        error=failure.error,
+        error=failure.error, fingerprint=failure.fingerprint,
     )  # fmt: skip
 
 

@@ -13,7 +13,7 @@ import re
 from collections.abc import Mapping
 from typing import Final, Literal
 
-from streamq.core.config import QUEUE_NAME
+from streamq.core.config import QUEUE_NAME, QueueConfig
 from streamq.core.errors import ConfigError
 from streamq.core.message import SIGNED_FIELDS
 from streamq.core.outcome import Reason
@@ -138,6 +138,29 @@ class KeyRing:
             return Reason.REVOKED_KEY
         # Compared as text: base64 with other trailing bits decodes to the same MAC but is not the same signature.
         return None if hmac.compare_digest(signature, key.signature(queue, fields)) else Reason.BAD_SIGNATURE
+
+
+def resolve_signing(config: QueueConfig, keys: KeyRing, *, production: bool) -> Literal["required", "optional"]:
+    """Whether a queue takes unsigned messages.
+
+    Args:
+        config: of the queue.
+        keys: of this process.
+        production: an unsigned queue must say so itself.
+
+    Raises:
+        ConfigError: signatures are asked for, and there is no key to check them with.
+    """
+    if keys:
+        return config.signing or "required"
+    if config.signing == "required":
+        raise ConfigError(f"{config.name} says signing: required, but there is no key; set STREAMQ_SIGNING_KEYS")
+    if config.signing is None and production:
+        raise ConfigError(
+            f"{config.name}: no signing key is configured and STREAMQ_ENV=production; set STREAMQ_SIGNING_KEYS "
+            f"(`streamq keys generate`), or say signing: optional for this queue"
+        )
+    return "optional"
 
 
 def key_id_of(signature: bytes) -> str:

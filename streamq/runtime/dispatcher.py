@@ -16,7 +16,7 @@ from streamq.runtime.run import Cause, Run, Surroundings
 from streamq.runtime.settler import Settler, Verdict
 
 PATIENT_FROM = 5  # losses from which a suspect waits for its turn however long that takes
-SUSPECT_PAUSE_MS = 30_000
+SUSPECT_PAUSE_MS, PATIENT_AFTER_MS = 30_000, 300_000
 
 
 class Dispatcher:
@@ -74,6 +74,15 @@ class Dispatcher:
                 self._cancel(run, Cause.SHUTDOWN)
         return len(running)
 
+    def held(self) -> int:
+        """How many deliveries have a slot."""
+        return len(self._lane.in_flight)
+
+    async def empty(self) -> None:
+        """Wait until nothing is held, and Redis has every outcome."""
+        await self._lane.in_flight.empty()
+        await self.settler.empty()
+
     async def told(self) -> None:
         """Wait until Redis has the outcome of every delivery; a handler that cannot be stopped may still run."""
         while any(not run.settled for run in self._runs.values()):
@@ -102,7 +111,10 @@ class Dispatcher:
                 raise
             verdict = self._stopped(run)
         except BaseException as bug:  # noqa: BLE001 - told to the worker, which raises it
-            self._failed(bug)  # the worker ends loudly; the message is taken over by another one
+            # The worker ends loudly. The entry stays pending, so that whoever takes it over counts the loss: given back
+            # with a clean record it would end one worker after the other.
+            self._failed(bug)
+            self._forget(run)
             return
         if run.timer is not None:
             run.timer.cancel()
@@ -134,10 +146,11 @@ class Dispatcher:
 
     async def _handle_alone(self, run: Run, admission: Admission) -> Verdict | None:
         delivery = run.delivery
-        patience = self._lane.config.lease if delivery.losses < PATIENT_FROM else None
+        now_ms = self._lane.clock.now_ms()
+        patience = None if _is_patient(delivery, now_ms) else self._lane.config.lease
         async with self._around.isolation.alone(patience) as nothing_else_runs:
             if not nothing_else_runs:
-                return self._verdict(run, policy.release_suspect(delivery, SUSPECT_PAUSE_MS))
+                return self._verdict(run, policy.release_suspect(delivery, SUSPECT_PAUSE_MS, now_ms))
             delivery.started_at = time.monotonic()  # from here on a shutdown lets it end
             run.marking = True
             token = await self._lane.supervisor.insist(
@@ -263,10 +276,16 @@ class Dispatcher:
 
     def _tell_started(self, admission: Admission) -> None:
         message, created = admission.message, admission.message.metadata.created_at
-        waited = self._lane.clock.now_ms() - round(created.timestamp() * 1000) if created is not None else None
+        waited = self._lane.clock.now_ms() - policy.milliseconds(created) if created is not None else None
         self._lane.observers.notify_routine(
             Started(message.queue, message.id, message.type, message.retry_count + 1, waited)
         )
+
+
+def _is_patient(delivery: Delivery, now_ms: int) -> bool:
+    """Whether a suspect waits for its turn however long that takes: it cost much, or was put off for long."""
+    held_since = delivery.counter(b"held_since")
+    return delivery.losses >= PATIENT_FROM or 0 < held_since < now_ms - PATIENT_AFTER_MS
 
 
 def _limit_text(message_type: str, limit: float) -> str:

@@ -43,7 +43,7 @@ class Fetcher:
         lane = self._lane
         await self._reader.reset()
         while not lane.lifecycle.is_quiet:
-            if lane.in_flight.free <= 0:
+            if lane.in_flight.fetchable <= 0:
                 await lane.in_flight.changed()
             elif not await self.fetch_ready():
                 if not self._burst:
@@ -56,7 +56,7 @@ class Fetcher:
         brought = 0
         self._asked_all = False
         for level in self.next_order():
-            with self._lane.in_flight.reserve(self._lane.in_flight.slots) as room:
+            with self._lane.in_flight.reserve(self._lane.in_flight.fetchable) as room:
                 if room == 0 or self._lane.lifecycle.is_quiet:
                     return brought
                 found = await self._reader.fetch(level, room)
@@ -70,7 +70,7 @@ class Fetcher:
         lane = self._lane
         # No slot is promised to this read, which may go on for long: a worker with few would have none left to take
         # over with.
-        if lane.in_flight.free > 0 and not lane.lifecycle.is_quiet:  # both may have changed during the pass
+        if lane.in_flight.fetchable > 0 and not lane.lifecycle.is_quiet:  # both may have changed during the pass
             self._accept(await self._reader.wait(lane.limits.block))
 
     def next_order(self) -> tuple[Level, ...]:

@@ -56,4 +56,9 @@ class Health:
             age = time.monotonic() - lane.last_poll
             if lane.in_flight.free > 0 and age > 3 * lane.limits.block + 2:
                 return Verdict(False, f"{lane.queue} has not been read for {age:.0f} s")
+            if lane.in_flight.free > 0:
+                continue
+            silent = time.monotonic() - lane.last_beat  # without a free slot it does not read, but it must beat
+            if silent > lane.limits.silent_after:
+                return Verdict(False, f"{lane.queue}: no beat has reached Redis for {silent:.0f} s")
         return Verdict(True, "ok")

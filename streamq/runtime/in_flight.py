@@ -18,6 +18,7 @@ class InFlight:
     def __init__(self, slots: int) -> None:
         self.slots = slots
         self.taken = 0  # deliveries that ever got a slot
+        self.claimed = False  # the next free slot is for a reclaim: under a backlog, fetches would take every one
         self._held: dict[tuple[Level, str], Delivery] = {}
         self._reserved = 0
         self._changed = asyncio.Event()
@@ -29,6 +30,11 @@ class InFlight:
     def free(self) -> int:
         """Slots that are neither taken nor promised to a read that is going on."""
         return self.slots - len(self._held) - self._reserved
+
+    @property
+    def fetchable(self) -> int:
+        """Slots that a fetch may fill."""
+        return self.free - self.claimed
 
     def deliveries(self) -> list[Delivery]:
         """What is held now. Safe to call from another thread: one call into C copies the values."""

@@ -101,6 +101,7 @@ class LeaseKeeper:
                 lane.store.keys,
                 lane.store.group,
                 lane.consumer,
+                lease_ms=round(lane.config.lease * 1000),
                 silent_after_ms=round(lane.limits.silent_after * 1000),
                 deliveries=held,
                 about="" if lane.queue in self._told else self._about(lane),

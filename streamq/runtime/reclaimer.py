@@ -41,7 +41,8 @@ class Reclaimer:
         every = self._lane.config.lease / 4
         while not await self._lane.lifecycle.pause(every * random.uniform(0.75, 1.25), self._hint):
             self._hint.clear()
-            await self.sweep()
+            while await self._has_room() and await self.sweep():
+                pass
 
     async def sweep(self) -> int:
         """Look until the slots are full or every pending entry was seen. Returns how many were taken over."""
@@ -71,3 +72,14 @@ class Reclaimer:
             elif found.grace or found.cursors == NO_CURSORS:
                 break
         return taken
+
+    async def _has_room(self) -> bool:
+        """Wait for a free slot, before fetches get it. Returns whether there is one; else the worker is quiet."""
+        in_flight = self._lane.in_flight
+        in_flight.claimed = True
+        try:
+            while in_flight.free <= 0 and not self._lane.lifecycle.is_quiet:
+                await in_flight.changed()
+        finally:
+            in_flight.claimed = False
+        return not self._lane.lifecycle.is_quiet

@@ -4,8 +4,11 @@ A slot stays taken until Redis has the outcome: when Redis is away, nothing more
 """
 
 import asyncio
+import functools
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, NamedTuple
+
+import anyio
 
 from streamq.core.events import Settled
 from streamq.core.message import Delivery
@@ -33,7 +36,7 @@ class Verdict(NamedTuple):
 
 
 class Settler:
-    """Applies the outcomes of one queue.
+    """Applies the outcomes of one queue. Each kind goes its own way: what Redis refuses must not hold up the rest.
 
     Args:
         lane: the queue.
@@ -43,17 +46,25 @@ class Settler:
     def __init__(self, lane: Lane, settled: Callable[[Delivery], None]) -> None:
         self._lane = lane
         self._settled = settled
-        self._due: list[Verdict] = []
-        self._wake = asyncio.Event()
         self._open = 0  # outcomes that Redis does not have yet
         self._all_known = asyncio.Event()
+        self._acks = _Sender(lane, self._ack, BATCH, self._done)
+        self._drops = _Sender(lane, self._drop, BATCH, self._done)
+        self._senders = {
+            Retry: _Sender(lane, self._retry, HEAVY_BATCH, self._done),
+            DeadLetter: _Sender(lane, self._dead, HEAVY_BATCH, self._done),
+            Release: _Sender(lane, self._release, HEAVY_BATCH, self._done),
+        }
 
     def put(self, verdict: Verdict) -> None:
-        """Hand over an outcome; it goes out with the others of this turn of the loop."""
+        """Hand over an outcome; it goes out with the others of its kind of this turn of the loop."""
         verdict.delivery.settling = True
-        self._due.append(verdict)
         self._open += 1
-        self._wake.set()
+        outcome = verdict.outcome
+        if isinstance(outcome, Ack):
+            (self._drops if outcome.dropped else self._acks).put(verdict)
+        else:
+            self._senders[type(outcome)].put(verdict)
 
     async def empty(self) -> None:
         """Wait until Redis has every outcome: also of deliveries that never had a slot."""
@@ -63,38 +74,14 @@ class Settler:
 
     async def run(self) -> None:
         """Settle until cancelled: the settler outlives every role that feeds it."""
-        while True:
-            await self._wake.wait()
-            self._wake.clear()
-            await self.settle()
+        async with anyio.create_task_group() as group:
+            for sender in (self._acks, self._drops, *self._senders.values()):
+                group.start_soon(sender.run)
 
     async def settle(self) -> None:
-        """Send what is due."""
-        while self._due:
-            due, self._due = self._due, []
-            await self._send(due, lambda o: isinstance(o, Ack) and not o.dropped, self._ack, BATCH)
-            await self._send(due, lambda o: isinstance(o, Ack) and o.dropped, self._drop, BATCH)
-            await self._send(due, lambda o: isinstance(o, Retry), self._retry, HEAVY_BATCH)
-            await self._send(due, lambda o: isinstance(o, DeadLetter), self._dead, HEAVY_BATCH)
-            await self._send(due, lambda o: isinstance(o, Release), self._release, HEAVY_BATCH)
-
-    async def _send(
-        self, due: list[Verdict], wanted: Callable[[Outcome], bool],
-        write: Callable[[Sequence[Verdict]], Awaitable[Sequence[str]]], size: int,
-    ) -> None:  # fmt: skip
-        chosen = [verdict for verdict in due if wanted(verdict.outcome)]
-        for start in range(0, len(chosen), size):
-            batch = chosen[start : start + size]
-
-            async def send(batch: Sequence[Verdict] = batch) -> Sequence[str]:
-                return await write(batch)
-
-            def worthwhile(batch: Sequence[Verdict] = batch) -> bool:
-                # A success is worth telling whoever owns the entry now; the rest only while it is ours.
-                return any(isinstance(v.outcome, Ack) or not v.delivery.lost for v in batch)
-
-            words = await self._lane.supervisor.insist("settle", send, worthwhile)
-            self._done(batch, words)
+        """Send what is due, once."""
+        for sender in (self._acks, self._drops, *self._senders.values()):
+            await sender.send()
 
     async def _ack(self, batch: Sequence[Verdict]) -> Sequence[str]:
         await self._lane.store.ack([v.delivery.key for v in batch])
@@ -128,6 +115,43 @@ class Settler:
                 self._lane.queue, delivery.message_id, verdict.type, outcome, verdict.duration, applied
             )  # fmt: skip
             (observers.notify_routine if routine else observers.notify)(event)
+
+
+Write = Callable[[Sequence[Verdict]], Awaitable[Sequence[str]]]
+
+
+class _Sender:
+    """Outcomes of one kind, on their way to Redis in batches."""
+
+    def __init__(
+        self, lane: Lane, write: Write, size: int, done: Callable[[Sequence[Verdict], Sequence[str] | None], None]
+    ) -> None:
+        self._lane, self._write, self._size, self._done = lane, write, size, done
+        self._due: list[Verdict] = []
+        self._wake = asyncio.Event()
+
+    def put(self, verdict: Verdict) -> None:
+        self._due.append(verdict)
+        self._wake.set()
+
+    async def run(self) -> None:
+        while True:
+            await self._wake.wait()
+            self._wake.clear()
+            await self.send()
+
+    async def send(self) -> None:
+        while self._due:
+            batch, self._due = self._due[: self._size], self._due[self._size :]
+            words = await self._lane.supervisor.insist(
+                "settle", functools.partial(self._write, batch), functools.partial(_is_worthwhile, batch)
+            )
+            self._done(batch, words)
+
+
+def _is_worthwhile(batch: Sequence[Verdict]) -> bool:
+    """A success is worth telling whoever owns the entry now; the rest only while it is ours."""
+    return any(isinstance(v.outcome, Ack) or not v.delivery.lost for v in batch)
 
 
 def _items(batch: Sequence[Verdict]) -> list[tuple[Delivery, Any]]:

@@ -12,7 +12,7 @@ from streamq.core.errors import RedisUnavailable
 from streamq.core.events import Observers
 from streamq.core.events import RedisUnavailable as Outage
 from streamq.runtime.lifecycle import Lifecycle
-from streamq.store.connection import GroupMissing
+from streamq.store.connection import GroupMissing, RedisRefused
 
 T = TypeVar("T")
 
@@ -44,10 +44,10 @@ class Supervisor:
             name: of the role.
             run: the role; it returns when the worker is quiet.
         """
-        outage = _Outage()
+        outage, mend = _Outage(), False
         while not self._lifecycle.is_quiet:
             try:
-                if outage.failures:
+                if mend:
                     await self._ensure()
                     self._over(name, outage)
                 outage.began_at = time.monotonic()
@@ -55,6 +55,7 @@ class Supervisor:
                 return
             except RedisUnavailable as error:
                 self._failed(name, outage, error)
+                mend = not isinstance(error, RedisRefused)  # what it refuses is for an operator to mend
                 # A missing group is mended at once; everything else needs somebody else's time.
                 if not (isinstance(error, GroupMissing) and outage.failures == 1):
                     await self._lifecycle.pause(reconnect_delay(outage.failures))

@@ -18,6 +18,7 @@ from streamq.core.errors import RedisUnavailable
 from streamq.core.events import RedisUnavailable as Outage
 from streamq.runtime.burst import Burst
 from streamq.runtime.dispatcher import Dispatcher
+from streamq.runtime.drain import Drain
 from streamq.runtime.executors import Executors
 from streamq.runtime.fetcher import Fetcher
 from streamq.runtime.health import Health
@@ -38,8 +39,9 @@ from streamq.store.beats import Beat, BeatConnection
 from streamq.store.reader import QueueReader
 from streamq.store.streams import QueueStore
 
+LEAVE_PATIENCE = 2.0  # seconds that Redis gets to forget a worker that ends
+WAKE_EVERY = 0.05  # seconds, while a reader is to end
 START_PATIENCE = 10.0  # seconds for which a starting worker waits for Redis
-CANCEL_PATIENCE = 2.5  # seconds that handlers get to end after they were cut short, and Redis to hear of them
 
 
 class Worker:
@@ -54,6 +56,8 @@ class Worker:
         # Never a name that another process could have: whoever reads under the same name runs the same messages.
         self.consumer = f"{plan.name or socket.gethostname()}:{os.getpid()}:{uuid.uuid4().hex[:8]}"
         self.lifecycle = Lifecycle()
+        said = plan.drain_timeout
+        self._drain_timeout = plan.limits.drain_timeout if said is None else said
         self._isolation = Isolation()
         self.executors = Executors(sum(config.max_consumers for config in plan.queues))
         self.lanes = [self._lane(config) for config in sorted(plan.queues, key=lambda c: LEVELS.index(c.priority))]
@@ -87,29 +91,37 @@ class Worker:
             RedisUnavailable: Redis was not reachable for the first 10 s.
             ConfigError: a stream belongs to another group, or a key is not ours.
         """
-        await self._prepare()
+        if not await self._prepare():
+            return 0
         lifespan = self._plan.lifespan or contextlib.nullcontext
-        async with lifespan() as state, self._beating():
+        async with contextlib.AsyncExitStack() as stack:
+            stack.callback(self.executors.close)
+            stack.push_async_callback(self._leave)
+            state = await stack.enter_async_context(lifespan())
+            await stack.enter_async_context(self._beating())
             self._dispatchers = {lane.queue: self._dispatcher(lane, state) for lane in self.lanes}
+            drain = Drain(list(self._dispatchers.values()), self.lifecycle)
             # Senders stop before receivers: the settlers outlive whatever produces outcomes.
             async with anyio.create_task_group() as settlers:
                 for dispatcher in self._dispatchers.values():
                     settlers.start_soon(self._guard, dispatcher.settler.run)
                 try:
                     await self._serve()
-                    cancelled = await self._drain()
+                    cancelled = await drain.run(self._drain_timeout)
                 finally:
-                    await self._abort()
+                    await drain.abort()
                 settlers.cancel_scope.cancel()
-        await self._leave()
-        self.executors.close()
         self.lifecycle.state = State.STOPPED
         if self.lifecycle.failure is not None:
             raise self.lifecycle.failure
         return cancelled
 
-    async def _prepare(self) -> None:
-        """Groups and names, or a clear end: the first 10 s are the time to notice a wrong address."""
+    async def _prepare(self) -> bool:
+        """Groups and names, or a clear end: the first 10 s are the time to notice a wrong address.
+
+        Returns:
+            False when the worker was told to stop before that was done.
+        """
         until = time.monotonic() + START_PATIENCE
         for lane in self.lanes:
             while True:
@@ -118,10 +130,13 @@ class Worker:
                     await lane.store.ensure()
                     break
                 except RedisUnavailable as error:
-                    if time.monotonic() > until or await self.lifecycle.pause(0.5):
+                    if await self.lifecycle.pause(0.5):
+                        return False
+                    if time.monotonic() > until:
                         raise RedisUnavailable(
                             f"Redis at {self._plan.connections.url} was not reachable: {error}"
                         ) from error
+        return True
 
     @contextlib.asynccontextmanager
     async def _beating(self) -> AsyncIterator[None]:
@@ -147,16 +162,15 @@ class Worker:
                 )
                 reclaimer = self._reclaimers[lane.queue] = Reclaimer(lane, start=dispatcher.start)
                 if self._plan.burst:
-                    roles.start_soon(self._guard, burst.keep, lane, fetcher)
+                    roles.start_soon(self._fetch, lane, reader, burst.keep, lane, fetcher)
                 else:
-                    roles.start_soon(self._guard, lane.supervisor.keep, "fetch", fetcher.run)
+                    roles.start_soon(self._fetch, lane, reader, lane.supervisor.keep, "fetch", fetcher.run)
                 roles.start_soon(self._guard, lane.supervisor.keep, "reclaim", reclaimer.run)
                 roles.start_soon(self._guard, lane.supervisor.keep, "promote", Promoter(lane).run)
                 roles.start_soon(self._guard, lane.supervisor.keep, "tidy up", Janitor(lane).run)
                 if self._plan.keyspace.clustered:
                     mover = Mover(lane, self._plan.connections, self._plan.keyspace)
                     roles.start_soon(self._guard, lane.supervisor.keep, "move dead letters", mover.run)
-                roles.start_soon(self._wake_when_quiet, lane, reader)
             roles.start_soon(self.health.run)
             self.lifecycle.started()
 
@@ -167,63 +181,31 @@ class Worker:
         except Exception as bug:  # noqa: BLE001 - raised by `run`
             self.lifecycle.fail(bug)
 
+    async def _fetch(self, lane: Lane, reader: QueueReader, *role: Any) -> None:
+        async with anyio.create_task_group() as group:
+            group.start_soon(self._wake_when_quiet, lane, reader)
+            await self._guard(*role)
+            group.cancel_scope.cancel()
+
     async def _wake_when_quiet(self, lane: Lane, reader: QueueReader) -> None:
         await self.lifecycle.until_quiet()
-        lane.in_flight.poke()
-        await reader.wake()
-
-    async def _drain(self) -> int:
-        """Give back what has not begun, wait for what runs, cut short what is left."""
-        for dispatcher in self._dispatchers.values():
-            dispatcher.release_unstarted()
-        timeout = self._plan.drain_timeout
-        timeout = self._plan.limits.drain_timeout if timeout is None else timeout
-        if await self._empty_within(timeout):
-            return 0
-        cancelled = sum(dispatcher.cancel_started() for dispatcher in self._dispatchers.values())
-        if not await self._told_within(CANCEL_PATIENCE):
-            for dispatcher in self._dispatchers.values():
-                dispatcher.give_back()
-            if not await self._told_within(CANCEL_PATIENCE):  # Redis is away: others take over what it never heard of
-                cancelled = max(cancelled, sum(len(lane.in_flight) for lane in self.lanes))
-        return cancelled
-
-    async def _empty_within(self, timeout: float) -> bool:
-        """Whether all handlers ended before the time was up or somebody was in a hurry."""
-
-        async def all_empty() -> None:
-            for lane in self.lanes:
-                await lane.in_flight.empty()
-                await self._dispatchers[lane.queue].settler.empty()
-
-        waits = [asyncio.ensure_future(all_empty()), asyncio.ensure_future(self.lifecycle.until_hurry())]
-        await asyncio.wait(waits, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
-        done = waits[0].done()
-        for wait in waits:
-            wait.cancel()
-        return done
-
-    async def _told_within(self, timeout: float) -> bool:
-        """Whether Redis has heard of every outcome before the time was up."""
-        try:
-            async with asyncio.timeout(timeout):
-                for dispatcher in self._dispatchers.values():
-                    await dispatcher.told()
-        except TimeoutError:
-            return False
-        return True
-
-    async def _abort(self) -> None:
-        """No handler outlives its worker: after a drain there is nothing to end, after a cancellation there may be."""
-        tasks = [task for dispatcher in self._dispatchers.values() for task in dispatcher.abort()]
-        if tasks:
-            await asyncio.wait(tasks, timeout=CANCEL_PATIENCE)
+        while True:  # a read that only just begins is not there yet to be woken
+            lane.in_flight.poke()
+            await reader.wake()
+            await asyncio.sleep(WAKE_EVERY)
 
     async def _leave(self) -> None:
         """Remove our name where nothing of it is pending."""
-        for lane in self.lanes:
+
+        async def forget(lane: Lane) -> None:
             with contextlib.suppress(RedisUnavailable):
                 await lane.store.forget(self.consumer, dead_after_ms=0)
+
+        # A Redis that hangs must not outlast the patience of whoever told us to stop: the janitors do it later.
+        with anyio.move_on_after(LEAVE_PATIENCE):
+            async with anyio.create_task_group() as group:
+                for lane in self.lanes:
+                    group.start_soon(forget, lane)
 
     def _heard(self, lane: Lane, beat: Beat) -> None:
         lane.clock.heard(beat.now_ms)
@@ -260,6 +242,7 @@ class Worker:
 
         async def ensure() -> None:
             await plan.revive()
+            await store.register()
             await store.ensure()
 
         return Lane(

@@ -38,7 +38,8 @@ class BeatConnection:
         self._client: Any = None
 
     def extend(
-        self, keys: QueueKeys, group: str, consumer: str, *, silent_after_ms: int, deliveries: Sequence[Delivery],
+        self, keys: QueueKeys, group: str, consumer: str, *, lease_ms: int, silent_after_ms: int,
+        deliveries: Sequence[Delivery],
         about: str = "",
     ) -> Beat:  # fmt: skip
         """Renew the leases of a queue's deliveries and say that their worker lives.
@@ -47,6 +48,7 @@ class BeatConnection:
             keys: of the queue.
             group: its consumer group.
             consumer: whose beat it is.
+            lease_ms: idle time after which an entry may be taken over.
             silent_after_ms: a consumer that has not beaten for so long is silent.
             deliveries: what to renew.
             about: what the worker can do, as JSON; empty when nothing changed.
@@ -54,7 +56,7 @@ class BeatConnection:
         Raises:
             RedisUnavailable: Redis did not answer within a second, or refused.
         """
-        args: list[Any] = [group, consumer, silent_after_ms, about, len(deliveries)]
+        args: list[Any] = [group, consumer, lease_ms, silent_after_ms, about, len(deliveries)]
         held = [(delivery, delivery.token) for delivery in deliveries]
         for delivery, token in held:
             args += (delivery.level, delivery.entry_id, token)

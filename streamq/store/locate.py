@@ -20,11 +20,13 @@ class Located(NamedTuple):
         url: what clients connect to.
         origin: who said so.
         server: the embedded server, joined; leave it with ``release``.
+        started: it did not run before.
     """
 
     url: RedisURL
     origin: str
     server: EmbeddedServer | None = None
+    started: bool = False
 
     async def revive(self) -> None:
         """Start the embedded server anew when somebody killed it; any other comes back by itself.
@@ -73,7 +75,8 @@ async def locate(said: str | None, origin: str, *, project: Path, production: bo
 
 async def _join(directory: Path, origin: str) -> Located:
     server = EmbeddedServer(directory)
-    return Located(parse_url(await asyncio.to_thread(server.acquire)), origin, server)
+    ran = await asyncio.to_thread(server.running)
+    return Located(parse_url(await asyncio.to_thread(server.acquire)), origin, server, not ran)
 
 
 async def _answers(url: str) -> bool:

@@ -45,7 +45,7 @@ class PrivateServer:
             str(binary or find_binary()), "--port", "0", "--unixsocket", str(self._socket), "--save", "",
             "--appendonly", "no", "--dir", str(self.directory), *args,
         ]  # fmt: skip
-        self._processes: list[subprocess.Popen[bytes]] = []  # the running one, if any
+        self._processes: list[subprocess.Popen[bytes]] = []  # the running one and its guard, if any
         self._end = weakref.finalize(self, _end, self._processes, self.directory)
 
     @property
@@ -70,7 +70,7 @@ class PrivateServer:
             process = subprocess.Popen(
                 self._command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
             )
-        self._processes.append(process)
+        self._processes += [process, _guard(process.pid, self.directory)]
         if not _until(lambda: self._answers() or process.poll() is not None, START_TIMEOUT) or not self._answers():
             self.kill()
             tail = (self.directory / "server.log").read_text(errors="replace").splitlines()[-5:]
@@ -141,15 +141,26 @@ def _end(processes: list[subprocess.Popen[bytes]], directory: Path) -> None:
 
 
 def _stop(processes: list[subprocess.Popen[bytes]], how: signal.Signals) -> None:
-    while processes:
-        process = processes.pop()
-        process.send_signal(how)
-        process.send_signal(signal.SIGCONT)  # a paused one does not hear the rest
-        try:
-            process.wait(STOP_TIMEOUT)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+    if not processes:
+        return
+    process, guard = processes
+    process.send_signal(how)
+    process.send_signal(signal.SIGCONT)  # a paused one does not hear the rest
+    try:
+        process.wait(STOP_TIMEOUT)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+    guard.kill()
+    guard.communicate()
+    processes.clear()
+
+
+def _guard(pid: int, directory: Path) -> subprocess.Popen[bytes]:
+    """A shell that ends the server when this process dies without a word: then its input ends."""
+    script = 'read -r _; kill -9 "$1"; rm -rf "$2"'
+    command = ["/bin/sh", "-c", script, "sh", str(pid), str(directory)]
+    return subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.DEVNULL, start_new_session=True)
 
 
 def _short_directory() -> Path:

@@ -140,7 +140,9 @@ class Desk:
         )
 
     def beat(self, consumer="w1", deliveries=(), about=""):
-        return self.beats.extend(self.keys, GROUP, consumer, silent_after_ms=SILENT, deliveries=deliveries, about=about)
+        return self.beats.extend(
+            self.keys, GROUP, consumer, lease_ms=LEASE, silent_after_ms=SILENT, deliveries=deliveries, about=about
+        )
 
     # --- looking
 

@@ -11,7 +11,7 @@ from streamq.store.connection import Connections
 from streamq.store.keys import Keyspace
 from streamq.store.url import parse_url
 from streamq.testing.server import PrivateServer
-from tests.contract.desk import GROUP, SILENT
+from tests.contract.desk import GROUP, LEASE, SILENT
 from tests.support import server_binary
 
 KEYS = Keyspace().queue("orders")
@@ -31,7 +31,7 @@ def beats(mortal):
 
 
 def beat(beats):
-    return beats.extend(KEYS, GROUP, "w1", silent_after_ms=SILENT, deliveries=[])
+    return beats.extend(KEYS, GROUP, "w1", lease_ms=LEASE, silent_after_ms=SILENT, deliveries=[])
 
 
 def test_a_beat_after_a_restart_finds_its_way(mortal, beats):

@@ -1,6 +1,8 @@
 """The private server that tests run against: it is there, it is alone, and it is gone."""
 
 import os
+import subprocess
+import sys
 import tempfile
 from pathlib import Path
 
@@ -117,6 +119,23 @@ def test_one_that_is_forgotten_is_ended():
     del server
     wait_until(lambda: not alive(pid))
     assert not directory.exists()
+
+
+def test_one_whose_process_is_killed_is_ended():
+    """A run that is cut short by kill -9 leaves nothing behind."""
+    script = """if True:
+        from streamq.testing.server import PrivateServer
+        server = PrivateServer().start()
+        print(server.pid, server.directory, flush=True)
+        input()
+    """
+    command = [sys.executable, "-c", script]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as child:
+        pid, directory = child.stdout.readline().split()
+        assert alive(int(pid))
+        child.kill()
+    wait_until(lambda: not alive(int(pid)))
+    wait_until(lambda: not Path(directory).exists())
 
 
 def test_a_long_directory_for_temporary_files_is_no_obstacle(tmp_path, monkeypatch):

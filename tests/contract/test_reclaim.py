@@ -397,3 +397,12 @@ async def test_a_consumer_that_holds_something_stays(desk, level):
     assert await desk.store.forget("w1", dead_after_ms=SILENT) == "PENDING"
     assert desk.state() == before
     assert await desk.store.retry("w1", [(delivery, Retry(Wait.RETRIED, FAR))]) == ["OK"]
+
+
+@pytest.mark.parametrize(("lease_ms", "ago", "grace"), [(2000, 1700, True), (2000, 1000, False), (60_000, 4500, False)])
+async def test_a_short_lease_makes_a_short_silence_an_outage(desk, lease_ms, ago, grace):
+    """What is long enough to end the lease of a worker that lives must not cost it its entries."""
+    await orphan(desk, draft("a"))
+    seen_ago(desk, ago)
+    found = await desk.store.reclaim("w2", lease_ms=lease_ms, count=10, silent_after_ms=12_000, max_deliveries=20)
+    assert found.grace is grace

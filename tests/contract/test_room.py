@@ -47,7 +47,7 @@ async def test_a_second_group_is_refused(desk, level):
     assert desk.state() == before
 
 
-@pytest.mark.parametrize("key", ["critical", "low", "delayed", "messages", "ledger", "workers"])
+@pytest.mark.parametrize("key", ["critical", "low", "delayed", "messages", "ledger", "workers", "dead"])
 async def test_a_key_of_another_type_is_refused(desk, key):
     """Somebody else's key: nothing is made."""
     desk.raw("FLUSHALL")

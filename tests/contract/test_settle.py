@@ -293,6 +293,16 @@ async def test_running_alone_is_marked_in_the_delivery_counter(desk):
     assert await desk.store.retry("w1", [(delivery, RETRY)]) == ["OK"]
 
 
+async def test_what_was_marked_without_an_answer_can_be_given_back(desk):
+    """It never ran, so it goes back with the losses it had: nobody died of it."""
+    (delivery,) = await desk.deliver(draft("a", deliveries=2))
+    assert await desk.store.alone("w1", delivery) == 1001
+    assert await desk.store.release("w1", [delivery]) == ["OK"]
+    assert desk.state()["normal"] == [fields("a", deliveries=2)]
+    (again,) = desk.fetch("w2")
+    assert (again.token, again.losses) == (1, 2)
+
+
 # --- the fence
 
 

@@ -159,7 +159,7 @@ class Operations(Driver):
 
         async def act():
             beat = self.desk.beats.extend(
-                self.keys, GROUP, consumer, silent_after_ms=HOUR, deliveries=deliveries, about=about
+                self.keys, GROUP, consumer, lease_ms=HOUR, silent_after_ms=HOUR, deliveries=deliveries, about=about
             )
             return [delivery for delivery, _ in beat.lost], set(beat.silent)
 

@@ -273,13 +273,15 @@ class World:
             self.ledger["released"] += 1
             return "OK"
 
-        return self._settle(consumer, [(delivery, None) for delivery in deliveries], put_back)
+        return self._settle(consumer, [(delivery, None) for delivery in deliveries], put_back, marked=True)
 
-    def _settle(self, consumer, items, write):
+    def _settle(self, consumer, items, write, *, marked=False):
+        """Args: `marked`: also what was marked to run alone by a call whose reply was lost."""
         words = []
         for delivery, outcome in items:
             level, entry = delivery.level, delivery.entry_id.encode()
-            if not self.owned(level, entry, consumer, delivery.token):
+            tokens = (delivery.token, delivery.token + ALONE) if marked else (delivery.token,)
+            if not any(self.owned(level, entry, consumer, token) for token in tokens):
                 self.ledger["fenced"] += 1
                 words.append("LOST")
                 continue

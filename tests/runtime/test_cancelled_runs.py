@@ -383,11 +383,27 @@ async def test_a_thread_that_is_cut_short_is_given_back_while_it_still_runs(rig)
     dispatcher.start(await rig.deliver_one("a"))
     await soon(work.began.wait())
     assert dispatcher.cancel_started() == 1
-    await rig.events.until(Settled)
+    await soon(dispatcher.told())
+    assert rig.executors.busy_threads == 1
     assert rig.ready() == ["a"]
     work.thread_go.set()
     await rig.emptied()
     assert rig.ledger() == {"accepted": 1, "released": 1}
+
+
+async def test_a_thread_that_was_given_back_before_it_began_does_not_begin(rig):
+    """A suspect counts as begun while it is marked and its lease proven."""
+    work, proven = Work(rig, "thread"), asyncio.Event()
+    dispatcher = rig.dispatcher()
+    rig.fresh, rig.when_renewed = False, proven.wait
+    dispatcher.start(await rig.deliver_one("a", deliveries=2))
+    await until(lambda: rig.renewals)
+    dispatcher.cancel_started()
+    await soon(dispatcher.told())
+    proven.set()
+    await rig.emptied()
+    assert work.ran == 0
+    assert rig.ready() == ["a"]
 
 
 async def test_what_will_not_end_is_given_back_in_the_end(rig):

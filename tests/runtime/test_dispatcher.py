@@ -164,6 +164,7 @@ async def test_a_bug_of_ours_is_told_and_loses_nothing(rig, monkeypatch):
     await turns()
     assert [type(bug) for bug in rig.bugs] == [ZeroDivisionError]
     assert rig.pending() == {"a": (US, 1)}
+    assert len(rig.lane.in_flight) == 0  # nobody waits for it: whoever takes it over counts the loss
 
 
 # --- before the handler

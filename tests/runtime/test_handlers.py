@@ -28,6 +28,14 @@ def app(sent, monkeypatch):
     return StreamQ()
 
 
+def at_the_top():
+    """What a child process can import."""
+
+
+def at_the_top_with_context(ctx: Context):
+    """The same, but for its parameter."""
+
+
 class Order(msgspec.Struct):
     number: int
     city: str = "Rome"
@@ -96,11 +104,8 @@ def test_coroutines_run_on_the_loop_and_everything_else_in_a_thread(app):
     def function():
         pass
 
-    @app.handler("orders", executor="process")
-    def child():
-        pass
-
-    kinds = [app.registry.resolve("orders", name).executor for name in ("coroutine", "function", "child")]
+    app.handler("orders", executor="process")(at_the_top)
+    kinds = [app.registry.resolve("orders", name).executor for name in ("coroutine", "function", "at_the_top")]
     assert kinds == ["async", "thread", "process"]
 
 
@@ -118,11 +123,20 @@ def test_an_executor_that_does_not_fit_is_an_error_at_import(app, executor, is_a
 
 
 def test_a_child_process_has_no_context(app):
-    def work(ctx: Context):
+    with pytest.raises(StreamqError, match="no Context"):
+        app.handler("orders", executor="process")(at_the_top_with_context)
+
+
+def test_a_child_process_must_find_its_function(app):
+    """By its name: what is defined inside of another function has none that can be imported."""
+
+    def inside():
         pass
 
-    with pytest.raises(StreamqError, match="no Context"):
-        app.handler("orders", executor="process")(work)
+    with pytest.raises(StreamqError, match="define it at the top of a module"):
+        app.handler("orders", executor="process")(inside)
+    with pytest.raises(StreamqError, match="define it at the top of a module"):
+        app.handler("orders", executor="process", type="work")(lambda: None)
 
 
 def test_two_handlers_for_one_type_are_an_error_at_import(app):

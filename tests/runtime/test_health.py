@@ -78,7 +78,10 @@ async def test_a_worker_without_a_free_slot_does_not_read_and_is_ready(make_rig,
     rig.lifecycle.started()
     assert not health.ready().ok
     rig.lane.in_flight.take(Delivery("orders", "normal", "1-1", {}, 1, 0))
+    rig.lane.last_beat = now.seconds
     assert health.ready().ok
+    now.seconds += 13
+    assert health.ready() == (False, "orders: no beat has reached Redis for 13 s")
 
 
 def test_a_worker_that_ends_is_alive_and_not_ready(rig, now):

@@ -29,6 +29,14 @@ def test_no_more_is_promised_than_is_free():
         assert (first, second, third) == (2, 1, 0)
 
 
+def test_a_slot_that_is_claimed_is_not_for_fetches():
+    """Under a backlog they would take every one, and orphans would wait for ever."""
+    held = InFlight(2)
+    assert (held.free, held.fetchable) == (2, 2)
+    held.claimed = True
+    assert (held.free, held.fetchable) == (2, 1)
+
+
 def test_nothing_is_promised_when_more_is_held_than_there_are_slots():
     """An entry that came without a promise still counts; the promise is never negative."""
     held = InFlight(1)

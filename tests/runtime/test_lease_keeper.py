@@ -56,7 +56,7 @@ class ByHand:
         self.answered = threading.Semaphore(0)
         self.asked, self.closed = [], 0
 
-    def extend(self, keys, group, consumer, *, silent_after_ms, deliveries, about=""):
+    def extend(self, keys, group, consumer, *, lease_ms, silent_after_ms, deliveries, about=""):
         self.asked.append((list(deliveries), about))
         self.begun.release()
         assert self.answered.acquire(timeout=10)
@@ -222,11 +222,15 @@ async def test_renew_ends_after_the_news(by_hand):
     by_hand.keeper.start()
     await by_hand.hand.beat_begins()
     by_hand.hand.answer()
-    renewed = asyncio.ensure_future(by_hand.keeper.renew(by_hand.rig.lane))
+
+    async def renew_and_look():
+        await by_hand.keeper.renew(by_hand.rig.lane)
+        return len(by_hand.heard)
+
+    renewed = asyncio.ensure_future(renew_and_look())
     await by_hand.hand.beat_begins()
     by_hand.hand.answer()
-    await soon(renewed)
-    assert len(by_hand.heard) == 2
+    assert await soon(renewed) == 2
 
 
 async def test_renew_waits_through_an_outage(by_hand, monkeypatch):

@@ -11,7 +11,7 @@ import redis
 from streamq import InvalidMessage, MessageTooLarge, PublishUnknown, QueueFull
 from streamq import publisher as module
 from streamq.core.config import Config, WorkerConfig
-from streamq.core.errors import RedisUnavailable
+from streamq.core.errors import ConfigError, RedisUnavailable
 from streamq.core.events import Noticed, Observers, Published
 from streamq.core.options import Options
 from streamq.core.signing import KeyRing
@@ -99,7 +99,9 @@ async def test_queues_are_apart(desk, books):
 
 
 async def test_a_call_has_at_most_five_hundred_messages(desk, books):
-    await desk.publish_many(1001)
+    await desk.publish_many(500)
+    assert desk.calls() == 1
+    await desk.publish_many(501)
     assert desk.calls() == 3
     assert books.ledger()["accepted"] == 1001
 
@@ -145,6 +147,20 @@ async def test_the_queue_is_known_by_name_before_its_first_message(desk, monkeyp
     assert order == [("SADD", "queue:names", QUEUE), "publish", "publish"]
 
 
+async def test_the_name_is_written_again_now_and_then(desk, books, monkeypatch):
+    """A failover or a flush may have lost it."""
+    hand = SimpleNamespace(seconds=1000.0)
+    monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: hand.seconds))
+    await desk.publish()
+    books.raw("FLUSHALL")
+    hand.seconds += 59
+    await desk.publish()
+    assert books.raw("SMEMBERS", "queue:names") == []
+    hand.seconds += 2
+    await desk.publish()
+    assert books.raw("SMEMBERS", "queue:names") == [QUEUE.encode()]
+
+
 async def test_a_name_that_no_queue_may_have_is_refused(desk):
     with pytest.raises(Exception, match="reserved"):
         await desk.publish(queue="dead_letter")
@@ -176,6 +192,15 @@ async def test_an_entry_carries_what_the_protocol_says(make_desk, books):
 async def test_without_a_key_nothing_is_signed(desk, books):
     await desk.publish()
     assert "signature" not in books.entries()[0]
+
+
+@pytest.mark.parametrize("keys", ["", "k1:accepted:" + "QUFB" * 12, "k1@mail:active:" + "QUFB" * 12])
+async def test_what_every_worker_would_refuse_is_not_published(make_desk, keys):
+    """The queue takes signed messages only, and no active key covers it."""
+    desk = make_desk(keys=KeyRing.parse(keys) if keys else KeyRing(), signing="required")
+    with pytest.raises(ConfigError, match="STREAMQ_SIGNING_KEYS"):
+        await desk.publish()
+    assert desk.wire.sent == []
 
 
 async def test_an_id_tells_when_it_was_made(desk):
@@ -410,6 +435,26 @@ async def test_it_gives_up_while_the_id_is_surely_remembered(make_desk, pauses, 
     assert desk.calls() == 4
     desk.wire.cut = 0
     assert (await desk.publish(message_id=raised.value.id)).id == raised.value.id
+
+
+@pytest.mark.parametrize("error", [OutOfMemory("OOM"), RedisRefused("NOPERM")], ids=str)
+async def test_a_refusal_after_a_lost_reply_is_no_answer_to_that_try(desk, pauses, monkeypatch, error):
+    """The first try may have been accepted: to say that it was refused would be a guess."""
+    publish = QueueStore.publish
+
+    async def refuse(*_, **__):
+        raise error
+
+    async def lose(self, drafts, **options):
+        await publish(self, drafts, **options)
+        monkeypatch.setattr(QueueStore, "publish", refuse)
+        raise RedisUnavailable("the reply was lost")
+
+    monkeypatch.setattr(QueueStore, "publish", lose)
+    with pytest.raises(PublishUnknown) as raised:
+        await soon(desk.publish())
+    monkeypatch.setattr(QueueStore, "publish", publish)
+    assert (await desk.publish(message_id=raised.value.id)).duplicate
 
 
 async def test_what_redis_will_never_do_is_not_repeated(desk, books, pauses):

@@ -9,7 +9,7 @@ from streamq.core.events import Reclaimed
 from streamq.runtime import reclaimer as module
 from streamq.runtime.reclaimer import Reclaimer
 from streamq.store.streams import NO_CURSORS
-from tests.runtime.rig import OTHER, US, soon, turns
+from tests.runtime.rig import OTHER, US, soon, turns, until
 
 DEAD_FOR, ALIVE_FOR = 13_000, 11_000
 
@@ -134,9 +134,10 @@ async def test_a_worker_that_came_back_keeps_its_entries(bench):
     assert rig.pending() == {"kept": (OTHER, 1)}
 
 
-async def test_a_hint_is_followed_at_once(bench):
+async def test_a_hint_is_followed_at_once_and_once(make_rig):
     """Not only when the quarter of the lease is over."""
-    rig = bench.rig
+    rig = await make_rig(lease=3600.0)
+    bench = Bench(rig)
     await rig.deliver("orphan", consumer=OTHER)
     rig.beaten(OTHER, DEAD_FOR)
     task = rig.background(bench.reclaimer.run())
@@ -145,7 +146,49 @@ async def test_a_hint_is_followed_at_once(bench):
     bench.reclaimer.hint([OTHER])
     await rig.events.until(Reclaimed)
     assert bench.names() == ["orphan"]
+    calls = bench.calls()
+    await turns(200)
+    assert bench.calls() <= calls + 1
     rig.lifecycle.quiet()
+    await soon(task)
+
+
+async def test_under_a_backlog_the_next_free_slot_is_for_orphans(make_rig):
+    """Otherwise fetches would take every one."""
+    rig = await make_rig(slots=2, lease=3600.0)
+    bench = Bench(rig)
+    for delivery in await rig.deliver("a", "b"):
+        rig.lane.in_flight.take(delivery)
+    await rig.deliver("orphan", consumer=OTHER)
+    rig.beaten(OTHER, DEAD_FOR)
+    task = rig.background(bench.reclaimer.run())
+    bench.reclaimer.hint([OTHER])
+    await until(lambda: rig.lane.in_flight.claimed)
+    assert bench.calls() == 0
+    rig.lane.in_flight.drop(rig.lane.in_flight.deliveries()[0])
+    assert (rig.lane.in_flight.free, rig.lane.in_flight.fetchable) == (1, 0)
+    await rig.events.until(Reclaimed)
+    assert bench.names() == ["orphan"]
+    rig.lifecycle.quiet()
+    rig.lane.in_flight.poke()
+    await soon(task)
+    assert not rig.lane.in_flight.claimed
+
+
+async def test_what_is_left_is_taken_when_there_is_room_again(make_rig):
+    """Not at the next quarter of the lease."""
+    rig = await make_rig(slots=1, lease=3600.0)
+    bench = Bench(rig)
+    await rig.deliver("one", "two", "three", consumer=OTHER)
+    rig.beaten(OTHER, DEAD_FOR)
+    task = rig.background(bench.reclaimer.run())
+    bench.reclaimer.hint([OTHER])
+    for number in (1, 2, 3):
+        await until(lambda: len(bench.started) == number)  # noqa: B023
+        bench.free()
+    assert bench.names() == ["one", "two", "three"]
+    rig.lifecycle.quiet()
+    rig.lane.in_flight.poke()
     await soon(task)
 
 
@@ -178,6 +221,7 @@ async def test_after_an_outage_nobody_is_taken_for_dead(bench):
     rig = bench.rig
     rig.age(await rig.deliver_one("kept", consumer=OTHER))
     rig.raw("HSET", rig.keys.workers, "!seen", rig.now_ms() - 6000)
+    bench.reclaimer._cursors = ("0-0", "0-0", "1-1", "0-0")  # not at the end of its round
     assert await bench.reclaimer.sweep() == 0
     assert rig.pending() == {"kept": (OTHER, 1)}
     assert bench.calls() == 1

@@ -10,7 +10,8 @@ from streamq.core.outcome import Ack, DeadLetter, Reason, Release, Retry, Wait
 from streamq.runtime import settler as module
 from streamq.runtime import supervisor
 from streamq.runtime.settler import Verdict
-from tests.runtime.rig import OTHER, US, soon, until
+from streamq.store.connection import RedisRefused
+from tests.runtime.rig import OTHER, US, soon, turns, until
 
 DEAD = DeadLetter(Reason.REJECTED, "no", "trace", "place", 2)
 
@@ -51,7 +52,32 @@ async def test_what_falls_due_during_a_call_waits_for_the_next(rig):
     assert rig.is_empty()
 
 
-@pytest.mark.parametrize(("outcome", "limit"), [(Ack(), "BATCH"), (Retry(Wait.RETRIED, 5000), "HEAVY_BATCH")])
+async def test_empty_waits_until_redis_has_every_outcome(rig):
+    """Also of what never had a slot."""
+    settler, _ = rig.settler()
+    delivery = await rig.deliver_one("a")
+    rig.wire.gate = asyncio.Event()
+    await soon(settler.empty())
+    settler.put(Verdict(delivery, Release()))
+    settling, empty = (asyncio.ensure_future(wait) for wait in (settler.settle(), settler.empty()))
+    await turns()
+    assert not empty.done()
+    rig.wire.gate.set()
+    await soon(empty)
+    await soon(settling)
+    assert rig.ready() == ["a"]
+
+
+@pytest.mark.parametrize(
+    ("outcome", "limit"),
+    [
+        (Ack(), "BATCH"),
+        (Ack(dropped=True), "BATCH"),
+        (Retry(Wait.RETRIED, 5000), "HEAVY_BATCH"),
+        (DEAD, "HEAVY_BATCH"),
+        (Release(), "HEAVY_BATCH"),
+    ],
+)
 async def test_a_call_is_bounded(rig, monkeypatch, outcome, limit):
     monkeypatch.setattr(module, limit, 2)
     settler, settled = rig.settler()
@@ -134,6 +160,24 @@ async def test_a_write_is_repeated_through_an_outage_and_done_once(rig, outcome,
     assert list(done.values()) == [1]
     assert rig.pending() == {}
     assert [event.back for event in rig.events.of(Outage)] == [False, True]
+
+
+async def test_what_redis_refuses_does_not_hold_up_the_rest(rig, monkeypatch):
+    """Each kind of outcome goes its own way."""
+
+    async def refuse(*_):
+        raise RedisRefused("NOPERM")
+
+    settler, settled = rig.settler()
+    dead, done, retried, released = await rig.deliver("dead", "done", "retried", "released")
+    monkeypatch.setattr(rig.store, "dead", refuse)
+    rig.background(settler.run())
+    outcomes = (DEAD, Ack(), Retry(Wait.RETRIED, 5000), Release())
+    for delivery, outcome in zip((dead, done, retried, released), outcomes, strict=True):
+        settler.put(Verdict(delivery, outcome))
+    await until(lambda: len(settled) == 3)
+    assert dead not in settled
+    assert rig.pending() == {"dead": (US, 1)}
 
 
 async def test_the_slot_stays_taken_during_an_outage(rig):

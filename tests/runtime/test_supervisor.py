@@ -8,7 +8,7 @@ import pytest
 from streamq.core.errors import ConfigError, RedisUnavailable
 from streamq.core.events import RedisUnavailable as Outage
 from streamq.runtime import supervisor as module
-from streamq.store.connection import GroupMissing
+from streamq.store.connection import GroupMissing, RedisRefused
 from tests.runtime.rig import soon, turns
 
 
@@ -117,6 +117,15 @@ async def test_a_bug_goes_through(rig, pauses, bug):
     with pytest.raises(type(bug)):
         await soon(rig.lane.supervisor.keep("fetch", Role(bug)))
     assert told(rig) == []
+
+
+async def test_what_redis_refuses_is_not_over_because_it_answers(rig, pauses, now, monkeypatch):
+    """Missing rights, a key of another kind: until the role itself gets through, nothing is said to be well."""
+    monkeypatch.setattr(rig.lane.supervisor, "_ensure", Role())
+    refused = [RedisRefused("NOPERM") for _ in range(3)]
+    await soon(rig.lane.supervisor.keep("fetch", Role(*refused, None)))
+    assert pauses == [1, 2, 3]
+    assert told(rig) == [("out", "fetch", 1)]
 
 
 async def test_a_quiet_worker_does_not_wait_for_redis(rig, monkeypatch):

@@ -124,6 +124,31 @@ async def test_from_five_losses_on_it_waits_as_long_as_it_takes(make_rig, monkey
     assert [name for name, _ in hand.ran] == ["four", "five", "six"]
 
 
+async def test_one_that_was_put_off_for_long_waits_too(make_rig, monkeypatch):
+    """However few workers it cost: five minutes after it was refused for the first time."""
+    asked = []
+    rig = await make_rig(lease=0.05)
+    alone = rig.isolation.alone
+    monkeypatch.setattr(rig.isolation, "alone", lambda patience: asked.append(patience) or alone(patience))
+    hand = Hand(rig)
+    for name, minutes in (("four", 4), ("six", 6)):
+        since = rig.now_ms() - minutes * 60_000
+        await rig.run(rig.dispatcher(), await hand.deliver(name, deliveries=2, held_since=since))
+    assert asked == [0.05, None]
+
+
+async def test_the_first_refusal_is_remembered(make_rig):
+    rig = await make_rig(lease=0.05)
+    Hand(rig)
+    await soon(rig.isolation.enter())
+    hand_over = '{"type":"work","name":"a"}'
+    await rig.run(rig.dispatcher(), await rig.deliver_one("new", payload=hand_over, deliveries=2))
+    since = rig.now_ms() - 60_000
+    await rig.run(rig.dispatcher(), await rig.deliver_one("old", payload=hand_over, deliveries=2, held_since=since))
+    assert abs(int(rig.waiting("new")["held_since"]) - rig.now_ms()) < 10_000
+    assert rig.waiting("old")["held_since"] == str(since)
+
+
 async def test_two_suspects_run_one_after_the_other(hand):
     rig = hand.rig
     dispatcher = rig.dispatcher()

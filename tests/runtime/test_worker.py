@@ -10,7 +10,7 @@ from streamq import Context
 from streamq.core.errors import ConfigError, RedisUnavailable
 from streamq.core.events import LeaseLost, Reclaimed, Settled
 from streamq.core.events import RedisUnavailable as Outage
-from streamq.runtime import reclaimer, settler, supervisor
+from streamq.runtime import drain, janitor, reclaimer, settler, supervisor
 from streamq.runtime import worker as module
 from streamq.runtime.lease_keeper import LeaseKeeper
 from streamq.runtime.lifecycle import State
@@ -26,7 +26,7 @@ from tests.support import server_binary
 @pytest.fixture(autouse=True)
 def _hurry(monkeypatch):
     """What would take seconds takes a moment."""
-    monkeypatch.setattr(module, "CANCEL_PATIENCE", 0.3)
+    monkeypatch.setattr(drain, "CANCEL_PATIENCE", 0.3)
     monkeypatch.setattr(supervisor, "reconnect_delay", lambda failures: 0.02)
 
 
@@ -107,9 +107,11 @@ async def test_everything_is_in_place_before_it_reads(make_app, books, monkeypat
     extend = BeatConnection.extend
 
     def beat(self, *args, **options):
+        answer = extend(self, *args, **options)
         if "beat" not in order:
+            threading.Event().wait(0.05)  # who did not wait for it would read before
             order.append("beat")
-        return extend(self, *args, **options)
+        return answer
 
     monkeypatch.setattr(BeatConnection, "extend", beat)
 
@@ -199,8 +201,7 @@ async def test_who_is_stopped_while_redis_is_awaited_ends(make_app, tmp_path):
     await until(lambda: worker.worker is not None)
     await turns()
     worker.stop()
-    with pytest.raises(RedisUnavailable):
-        await soon(task)
+    assert await soon(task) == 0
 
 
 async def test_who_is_stopped_while_the_first_beat_is_awaited_ends(make_app, monkeypatch):
@@ -300,7 +301,7 @@ async def test_what_has_not_begun_goes_back_at_once(make_app, books):
     app = make_app()
     held = Held(app)
     put(books, "a")
-    async with serving(app) as worker:
+    async with serving(app, drain_timeout=3600) as worker:
         await soon(held.began.wait())
         async with worker.worker._isolation.alone(0.0):
             put(books, "b")
@@ -325,6 +326,13 @@ async def test_what_comes_with_the_last_read_is_back_in_its_stream_before_it_lea
         return found
 
     monkeypatch.setattr(QueueReader, "fetch", fetch_last)
+    release = QueueStore.release
+
+    async def release_slowly(*args):
+        await turns(100)
+        return await release(*args)
+
+    monkeypatch.setattr(QueueStore, "release", release_slowly)
     put(books, "a")
     async with app:
         worker = app.worker()
@@ -344,6 +352,14 @@ async def test_what_does_not_finish_in_time_is_handed_back_without_an_attempt(ma
     assert books.ready() == ["a"]
     assert books.entries()[0].get("retry_count", "0") == "0"
     assert (books.consumers(), books.beats()) == (set(), set())
+
+
+async def test_a_worker_that_waits_for_messages_is_woken_to_end(make_app):
+    """Not when its read has waited for long enough."""
+    app = make_app(limits={"block": 3600.0})
+    Held(app)
+    async with serving(app):
+        pass
 
 
 async def test_the_time_to_drain_is_the_configured_one(make_app, books):
@@ -410,6 +426,20 @@ async def test_it_keeps_its_name_while_something_is_pending_under_it(make_app, b
     assert books.pending("low") == {"a": (consumer, 1)}
 
 
+async def test_a_redis_that_hangs_does_not_keep_it(make_app, monkeypatch):
+    """Its name is left to the janitors."""
+
+    async def hang(*_, **__):
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(module, "LEAVE_PATIENCE", 0.05)
+    app = make_app()
+    Held(app)
+    Held(app, "mail")
+    async with serving(app):
+        monkeypatch.setattr(QueueStore, "forget", hang)
+
+
 async def test_a_cancelled_worker_takes_its_handlers_along(make_app, books):
     """No handler runs on without beats. What it held is left for others."""
     app = make_app()
@@ -435,7 +465,7 @@ async def broken(*_, **__):
 
 @pytest.mark.parametrize(
     ("kind", "name"),
-    [(Promoter, "promote"), (reclaimer.Reclaimer, "sweep"), (QueueReader, "wait"), (settler.Settler, "settle")],
+    [(Promoter, "promote"), (reclaimer.Reclaimer, "sweep"), (QueueReader, "wait"), (settler._Sender, "send")],
     ids=["promote", "reclaim", "fetch", "settle"],
 )
 async def test_a_bug_in_a_role_takes_the_worker_down_loudly(make_app, books, monkeypatch, kind, name):
@@ -450,9 +480,9 @@ async def test_a_bug_in_a_role_takes_the_worker_down_loudly(make_app, books, mon
     held = Held(app)
     put(books, "a")
     monkeypatch.setattr(kind, name, broken)
-    monkeypatch.setattr(module, "CANCEL_PATIENCE", 0.05)
+    monkeypatch.setattr(drain, "CANCEL_PATIENCE", 0.05)
     worker = app.worker(drain_timeout=3600)
-    if name in ("sweep", "settle"):
+    if name in ("sweep", "send"):
         held.go.set()
     with pytest.raises(ZeroDivisionError, match="bug"):
         await soon(worker.run())
@@ -524,10 +554,11 @@ async def test_a_group_that_goes_missing_is_made_again(make_app, books):
     held = Held(app)
     held.go.set()
     async with serving(app) as worker:
-        books.raw("DEL", *books.keys.streams)
+        books.raw("FLUSHALL")
         await worker.events.until(Outage, back=True)
         put(books, "a")
         await worker.events.until(Settled)
+        assert books.raw("SMEMBERS", books.keyspace.names) == [QUEUE.encode()]
     assert held.ran == ["a"]
 
 
@@ -558,6 +589,33 @@ async def test_it_survives_a_restart_of_the_server(make_app):
             assert len(worker.events.of(Outage, role="fetch", back=False)) == 1
             assert len(worker.events.of(Outage, role="beat", back=False)) == 1
     assert held.ran == ["a", "b"]
+
+
+async def test_beats_that_fail_are_told_once(make_app, monkeypatch):
+    app = make_app(limits={"beat_interval": 0.01})
+    Held(app)
+    async with serving(app) as worker:
+        extend, failed = BeatConnection.extend, []
+
+        def down(self, *args, **options):
+            failed.append(True)
+            raise RedisUnavailable("down")
+
+        monkeypatch.setattr(BeatConnection, "extend", down)
+        await until(lambda: len(failed) >= 4)
+        monkeypatch.setattr(BeatConnection, "extend", extend)
+        await worker.events.until(Outage, role="beat", back=True)
+        assert [event.back for event in worker.events.of(Outage, role="beat")] == [False, True]
+
+
+async def test_a_name_that_only_beat_is_forgotten_in_the_end(make_app, books, monkeypatch):
+    """The beats call it silent, and the janitor hears of that."""
+    monkeypatch.setattr(janitor, "EVERY", 0.05)
+    app = make_app(limits={"beat_interval": 0.02})
+    Held(app)
+    async with serving(app) as worker:
+        books.raw("HSET", books.keys.workers, OTHER, books.now_ms() - 61_000)
+        await until(lambda: books.beats() == {worker.worker.consumer})
 
 
 async def test_an_embedded_server_that_was_killed_is_brought_back_first(make_app, books, monkeypatch):

@@ -279,3 +279,13 @@ def test_an_endless_recursion_is_described():
     assert found.fingerprint == f"RecursionError {here(run)}"
     assert len(found.traceback.encode()) <= MAX_TRACEBACK
     assert sys.getrecursionlimit() >= 1000
+
+
+def test_an_error_whose_parts_make_no_sense_is_described_all_the_same():
+    """The traceback module asks a SyntaxError for its parts, and these are the user's."""
+    try:
+        raise SyntaxError("x", ("f", 1, "abc", "t"))
+    except SyntaxError as error:
+        found = describe(error)
+    assert "test_failure" in found.traceback
+    assert found.fingerprint.startswith("SyntaxError ")

@@ -68,7 +68,9 @@ def test_a_retry_spends_an_attempt_and_forgets_the_losses():
     found = conclude_after(
         errors.Retry(after=7.5, reason="busy"), retry_count="1", deliveries="4", token=3, alone="1", held_since="5"
     )
-    assert found == Retry(Wait.RETRIED, 7500, 2, deliveries=0, held_since=0, alone=0, error="Retry: busy")
+    assert found == Retry(
+        Wait.RETRIED, 7500, 2, deliveries=0, held_since=0, alone=0, error="Retry: busy", fingerprint="Retry"
+    )
 
 
 def test_a_snooze_spends_nothing_and_forgets_the_losses():
@@ -266,7 +268,8 @@ def test_the_first_death_alone(deliveries, token, written):
     """It comes back soon, as a suspect that every worker runs alone, and no attempt is spent."""
     found = conclude_after(WorkerDied("it died"), retry_count="1", deliveries=deliveries, token=token, held_since="5")
     assert found == Retry(
-        Wait.SUSPECT, 1000, 1, deliveries=written, held_since=0, alone=1, error="WorkerDied: it died"
+        Wait.SUSPECT, 1000, 1, deliveries=written, held_since=0, alone=1, error="WorkerDied: it died",
+        fingerprint="WorkerDied",
     )  # fmt: skip
 
 
@@ -280,8 +283,10 @@ def test_the_second_death_alone_is_poison(alone):
 def test_a_suspect_that_cannot_run_now():
     """It waits with everything that is known about it: losses, failures, deaths."""
     counters = {"retry_count": "1", "deliveries": "2", "alone": "1", "held_since": "5"}
-    found = release_suspect(deliver(entry(**counters), token=2), 30_000)
+    found = release_suspect(deliver(entry(**counters), token=2), 30_000, NOW_MS)
     assert found == Retry(Wait.SUSPECT, 30_000, 1, deliveries=3, held_since=5, alone=1)
+    first = release_suspect(deliver(entry(deliveries="2")), 30_000, NOW_MS)
+    assert first.held_since == NOW_MS
 
 
 # --- the time of one run

@@ -1,11 +1,11 @@
 #!lua flags=allow-oom
 -- Make the one group of a queue on its four streams, at 0 so that nothing published before is missed.
--- KEYS: critical high normal low delayed messages ledger workers
+-- KEYS: critical high normal low delayed messages ledger workers dead
 -- ARGV: group
 -- Returns: OK | OTHER_GROUP key name | WRONG_TYPE key type
 -- All checks come before the first change. A second group would deliver everything twice and delete the other's work.
 local group = ARGV[1]
-local wanted = { 'stream', 'stream', 'stream', 'stream', 'zset', 'hash', 'hash', 'hash' }
+local wanted = { 'stream', 'stream', 'stream', 'stream', 'zset', 'hash', 'hash', 'hash', 'stream' }
 
 local function field(flat, name)
   for i = 1, #flat, 2 do

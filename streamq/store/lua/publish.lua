@@ -78,7 +78,9 @@ for n = 1, tonumber(ARGV[4]) do
   at = at + 6 + count
 end
 if accepted > 0 then
-  redis.call('PEXPIREAT', fresh, integer((bucket + 2) * window))
+  -- A key lives through the millisecond in which it expires. Without the -1 a message of that millisecond would carry
+  -- all ids of this window over into the one after the next, and a busy queue would never forget any.
+  redis.call('PEXPIREAT', fresh, integer((bucket + 2) * window - 1))
   redis.call('HINCRBY', ledger, 'accepted', accepted)
   for level, count in pairs(added) do
     redis.call('HINCRBY', ledger, 'added:' .. level, count)

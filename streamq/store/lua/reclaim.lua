@@ -14,7 +14,7 @@ local max_deliveries = tonumber(ARGV[7])
 local delayed, messages, ledger, workers, dead = KEYS[5], KEYS[6], KEYS[7], KEYS[8], KEYS[9]
 local ALONE = 1000 -- the counter of an entry that runs alone lies this much higher
 local now = now_ms()
-if service_guard(workers, now) then
+if service_guard(workers, now, lease) then
   return { 'GRACE', integer(now) }
 end
 

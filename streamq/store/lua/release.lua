@@ -22,7 +22,8 @@ for n = 1, tonumber(ARGV[3]) do
   local at = 4 + (n - 1) * 4
   local level, entry, token, losses = ARGV[at], ARGV[at + 1], ARGV[at + 2], ARGV[at + 3]
   local stream = stream_of[level]
-  if not owned(stream, group, entry, consumer, token) then
+  -- Marked to run alone by a call whose reply was lost: it never ran, so it must not count as having died.
+  if not owned(stream, group, entry, consumer, token) and not owned(stream, group, entry, consumer, token + 1000) then
     words[n] = 'LOST'
     redis.call('HINCRBY', ledger, 'fenced', 1)
   else

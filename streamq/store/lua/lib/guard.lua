@@ -2,9 +2,10 @@
 -- Without it the first caller after an outage would take every entry from workers that live.
 local OUTAGE, STEP_BACK, GRACE = 5000, 2000, 10000
 
-local function service_guard(workers, now)
+-- An outage is what lets a lease end although its worker lives: three quarters of it, with beats every quarter.
+local function service_guard(workers, now, lease)
   local seen = digits(redis.call('HGET', workers, '!seen'))
-  if seen > 0 and (now - seen > OUTAGE or seen > now + STEP_BACK) then
+  if seen > 0 and (now - seen > math.min(OUTAGE, lease * 0.75) or seen > now + STEP_BACK) then
     redis.call('HSET', workers, '!grace', integer(now + GRACE))
   end
   redis.call('HSET', workers, '!seen', integer(now))
