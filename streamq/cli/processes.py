@@ -8,7 +8,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 
 import anyio
@@ -16,16 +16,17 @@ import structlog
 
 from streamq.cli.run import BAD_CONFIG, CUT_SHORT, FAILURE, UNREACHABLE, USAGE, fail, run_async
 
-FINAL = (0, CUT_SHORT, USAGE, UNREACHABLE, BAD_CONFIG)  # exit codes that another start would only repeat
+FINAL = (USAGE, UNREACHABLE, BAD_CONFIG)  # exit codes that another start would only repeat
 FIRST_PAUSE, LONGEST_PAUSE = 0.5, 10.0  # seconds before a crashed worker is started anew
 STEADY = 30.0  # seconds after which a crash counts as the first one again
 
 
-def supervise(count: int, *, reload: bool = False) -> int:
+def supervise(count: int, *, reload: bool = False, burst: bool = False) -> int:
     """Run worker processes until they end.
 
     Args:
         count: how many.
+        burst: they end by themselves when nothing is ready.
         reload: start them anew when a Python file below the working directory changes.
 
     Returns:
@@ -33,12 +34,12 @@ def supervise(count: int, *, reload: bool = False) -> int:
     """
     if reload and find_spec("watchfiles") is None:
         fail("--reload needs watchfiles: pip install 'streamq[reload]'", FAILURE)
-    return int(run_async(_Parent(count, reload=reload).run))
+    return int(run_async(_Parent(count, reload=reload, burst=burst).run))
 
 
 class _Parent:
-    def __init__(self, count: int, *, reload: bool) -> None:
-        self._count, self._reload = count, reload
+    def __init__(self, count: int, *, reload: bool, burst: bool) -> None:
+        self._count, self._reload, self._burst = count, reload, burst
         self._children: dict[int, anyio.abc.Process] = {}
         self._stopped = anyio.Event()
         self._changed = anyio.Event()  # the next change of a file
@@ -64,7 +65,7 @@ class _Parent:
             code = await self._run_child(number)
             if number in self._outdated:
                 self._outdated.discard(number)
-            elif self._stopped.is_set() or _is_final(code, deaths, reload=self._reload):
+            elif self._stopped.is_set() or _is_final(code, deaths, reload=self._reload, burst=self._burst):
                 self._code = self._code or max(code, 0)
                 if code not in (0, CUT_SHORT):
                     self._stop(signal.SIGTERM)
@@ -96,7 +97,7 @@ class _Parent:
         process = await anyio.open_process(
             [sys.executable, "-m", "streamq", *child_arguments(sys.argv[1:], number)],
             stdin=subprocess.PIPE, stdout=None, stderr=None, start_new_session=True,
-            env={**os.environ, "STREAMQ_PROCESSES": "1", "STREAMQ_RELOAD": "", "STREAMQ_SUPERVISED": "1"},
+            env=child_environment({**os.environ}, number),
         )  # fmt: skip
         self._children[number] = process
         if self._stopped.is_set():  # while it was started: the signal did not reach it
@@ -133,12 +134,27 @@ class _Parent:
                 process.send_signal(number)
 
 
-def _is_final(code: int, deaths: int, *, reload: bool) -> bool:
+def _is_final(code: int, deaths: int, *, reload: bool, burst: bool) -> bool:
     """Whether starting it anew would only lead to the same end."""
     if reload:
         return code == 0
+    if code in (0, CUT_SHORT):  # it came to its end; but for a burst, nobody asked for that: somebody stopped it alone
+        return burst
     # Redis may be away just now: whoever worked before waits for it, as a running worker does.
     return code in FINAL and not (code == UNREACHABLE and deaths)
+
+
+def child_environment(environ: Mapping[str, str], number: int) -> dict[str, str]:
+    """The environment of one child: it serves alone, and on a port of its own.
+
+    Args:
+        environ: of the parent.
+        number: of the child, from 0.
+    """
+    own = {**environ, "STREAMQ_PROCESSES": "1", "STREAMQ_RELOAD": "", "STREAMQ_SUPERVISED": "1"}
+    if environ.get("STREAMQ_HTTP"):
+        own["STREAMQ_HTTP"] = _port_of(environ["STREAMQ_HTTP"], number)
+    return own
 
 
 def child_arguments(arguments: Sequence[str], number: int) -> list[str]:

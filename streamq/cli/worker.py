@@ -31,7 +31,10 @@ DrainTimeout = Annotated[
 Reload = Annotated[bool, option("--reload", help="Start anew when a Python file changes: for development.")]
 Http = Annotated[
     str | None,
-    option("--http", help="Serve /livez, /readyz and /metrics at HOST:PORT; :9090 means this machine only."),
+    option(
+        "--http",
+        help="Serve /livez, /readyz and /metrics at HOST:PORT (:PORT = this machine); the next process takes PORT+1.",
+    ),
 ]
 Name = Annotated[str | None, option("--name", help="First part of the worker's name; default: this host's.")]
 
@@ -63,7 +66,7 @@ def worker(
     if reload or processes > 1:
         from streamq.cli import processes as parent
 
-        raise typer.Exit(parent.supervise(1 if reload else processes, reload=reload))
+        raise typer.Exit(parent.supervise(1 if reload else processes, reload=reload, burst=burst))
     loaded = load_app(app)
     loaded.configure(settings)
     serving = loaded.worker(

@@ -283,9 +283,8 @@ def test_an_endless_recursion_is_described():
 
 def test_an_error_whose_parts_make_no_sense_is_described_all_the_same():
     """The traceback module asks a SyntaxError for its parts, and these are the user's."""
-    try:
+    with pytest.raises(SyntaxError) as caught:
         raise SyntaxError("x", ("f", 1, "abc", "t"))
-    except SyntaxError as error:
-        found = describe(error)
+    found = describe(caught.value)
     assert "test_failure" in found.traceback
     assert found.fingerprint.startswith("SyntaxError ")
