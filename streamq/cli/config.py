@@ -5,9 +5,11 @@ from typing import Annotated, Any
 
 import typer
 
-from streamq.cli.options import ConfigPath, RedisUrl, option, settings_from
+from streamq.cli.options import ConfigPath, RedisUrl, scoped, settings_from
 from streamq.cli.output import Format, Output, show
 from streamq.cli.run import NOT_FOUND, command, fail
+
+option = scoped("CONFIG")
 
 
 def register(app: typer.Typer) -> None:

@@ -22,7 +22,7 @@ from streamq.cli.letters import (
     report_missing,
 )
 from streamq.cli.look import confirm
-from streamq.cli.options import ConfigPath, RedisUrl, option, queue_name, session_from
+from streamq.cli.options import ConfigPath, RedisUrl, queue_name, scoped, session_from
 from streamq.cli.output import Format, JsonWriter, Output, show, show_stream
 from streamq.cli.progress import Progress
 from streamq.cli.run import FAILURE, NOT_FOUND, USAGE, command, fail
@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from streamq.replaying import Fate
     from streamq.session import Session
     from streamq.store.dead_letters import DeadLetter, Filter
+
+option = scoped("DLQ")
 
 TABLE_ROWS = 100
 COLUMNS = ("dlq_id", "original_queue", "type", "reason", "retry_count", "failed_at", "error", "original_id")

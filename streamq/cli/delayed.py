@@ -7,12 +7,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from streamq.cli.look import QueueName
-from streamq.cli.options import ConfigPath, RedisUrl, chosen_queues, option, session_from
+from streamq.cli.options import ConfigPath, RedisUrl, chosen_queues, scoped, session_from
 from streamq.cli.output import Format, Output, moment, show, show_stream
 from streamq.cli.run import NOT_FOUND, command, fail
 
 if TYPE_CHECKING:
     from streamq.session import Session
+
+option = scoped("DELAYED")
 
 TABLE_ROWS = 100
 

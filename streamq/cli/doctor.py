@@ -6,12 +6,14 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from streamq.cli.checks import Finding
-from streamq.cli.options import AppName, ConfigPath, RedisUrl, option, settings_from
+from streamq.cli.options import AppName, ConfigPath, RedisUrl, scoped, settings_from
 from streamq.cli.output import Format, Output, show, shown
 from streamq.cli.run import FAILURE, UNREACHABLE, command
 
 if TYPE_CHECKING:
     from streamq.settings import Settings
+
+option = scoped("DOCTOR")
 
 COLOURS = {"ok": typer.colors.GREEN, "warn": typer.colors.YELLOW, "fail": typer.colors.RED}
 

@@ -4,12 +4,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from streamq.cli.options import ConfigPath, option, queue_name
+from streamq.cli.options import ConfigPath, queue_name, scoped
 from streamq.cli.output import Format, Output, show
 from streamq.cli.run import NOT_FOUND, command, fail
 
 if TYPE_CHECKING:
     from streamq.core.signing import KeyRing, SigningKey
+
+option = scoped("KEYS")
 
 FIRST = """\
 Put it into STREAMQ_SIGNING_KEYS, or into a file that STREAMQ_SIGNING_KEYS_FILE names; the same on every machine.

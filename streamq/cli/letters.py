@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from streamq.cli.options import duration, option
+from streamq.cli.options import duration, scoped
 from streamq.cli.output import moment, shown
 from streamq.cli.run import NOT_FOUND, fail
 
@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from streamq.store.dead_letters import DeadLetter, Filter
+
+option = scoped("DLQ")
 
 Ids = Annotated[
     list[str] | None, typer.Argument(metavar="[ID]...", help="Only these: the letter's id, or its message's.")

@@ -11,7 +11,7 @@ from streamq.cli.options import (
     chosen_queues,
     duration,
     known_queues,
-    option,
+    scoped,
     session_from,
 )
 from streamq.cli.output import Format, Output, moment, show
@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from streamq.core.ledger import Moment
     from streamq.session import Session
     from streamq.store.audit import DeadBalance
+
+stats_option = scoped("STATS")
+audit_option = scoped("AUDIT")
 
 QueueName = Annotated[str | None, typer.Argument(metavar="[QUEUE]", help="This one alone; default: all of them.")]
 
@@ -67,9 +70,9 @@ async def queues(output: Output = Format.TABLE, config: ConfigPath = None, redis
 
 def stats(
     queue: QueueName = None,
-    watch: Annotated[bool, option("--watch", help="Show it again and again, with rates, until Ctrl-C.")] = False,
+    watch: Annotated[bool, stats_option("--watch", help="Show it again and again, with rates, until Ctrl-C.")] = False,
     interval: Annotated[
-        float, option("--interval", parser=duration, metavar="DURATION", help="Time between two looks.")
+        float, stats_option("--interval", parser=duration, metavar="DURATION", help="Time between two looks.")
     ] = 1.0,
     output: Output = Format.TABLE,
     config: ConfigPath = None,
@@ -131,9 +134,10 @@ async def workers(
 async def audit(
     queue: QueueName = None,
     write_off: Annotated[
-        bool, option("--write-off", help="Book the differences as looked into, so that the next audit starts at 0.")
+        bool,
+        audit_option("--write-off", help="Book the differences as looked into: the next audit starts at 0."),
     ] = False,
-    yes: Annotated[bool, option("--yes", help="Do not ask.")] = False,
+    yes: Annotated[bool, audit_option("--yes", help="Do not ask.")] = False,
     output: Output = Format.TABLE,
     config: ConfigPath = None,
     redis_url: RedisUrl = None,

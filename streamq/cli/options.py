@@ -1,7 +1,8 @@
 """Options that many commands share, and what they lead to."""
 
+import functools
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -16,16 +17,26 @@ if TYPE_CHECKING:
 PATIENCE, PAUSE = 10.0, 0.5  # seconds that Redis gets to answer, and between two tries
 
 
-def option(*names: str, **details: Any) -> Any:
+def option(*names: str, scope: str = "", **details: Any) -> Any:
     """An option that can be set by ``STREAMQ_`` and its long name as well.
 
     Args:
         *names: like ``-q`` and ``--queue``.
+        scope: stands before the name in the variable.
         **details: as for ``typer.Option``.
     """
     long = max((name.partition("/")[0] for name in names), key=len)
-    variable = f"STREAMQ_{long.strip('-').replace('-', '_').upper()}"
+    variable = f"STREAMQ_{scope}{long.strip('-').replace('-', '_').upper()}"
     return typer.Option(*names, **{"envvar": variable, **details})
+
+
+def scoped(name: str) -> Callable[..., Any]:
+    """``option`` for one command or group, whose variables begin with its name.
+
+    The variables without one are the worker's and those of all commands: ``STREAMQ_QUEUE`` of a container must not
+    narrow what ``dlq list`` shows there, nor one ``--yes`` answer for another command.
+    """
+    return functools.partial(option, scope=f"{name}_")
 
 
 def duration(text: str | float) -> float:

@@ -6,13 +6,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from streamq.cli.options import ConfigPath, RedisUrl, duration, option, queue_name, session_from
+from streamq.cli.options import ConfigPath, RedisUrl, duration, queue_name, scoped, session_from
 from streamq.cli.output import Format, Output
 from streamq.cli.run import FAILURE, UNREACHABLE, USAGE, command
 
 if TYPE_CHECKING:
     from streamq.cli.sending import Line
     from streamq.session import Session
+
+option = scoped("PUBLISH")
 
 
 class Priority(enum.StrEnum):

@@ -33,7 +33,7 @@ Http = Annotated[
     str | None,
     option(
         "--http",
-        help="Serve /livez, /readyz and /metrics at HOST:PORT (:PORT = this machine); the next process takes PORT+1.",
+        help="Serve /livez, /readyz, /metrics at HOST:PORT; the second process takes PORT+1.",
     ),
 ]
 Name = Annotated[str | None, option("--name", help="First part of the worker's name; default: this host's.")]

@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import AsyncIterator, Iterable
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 
@@ -225,12 +225,20 @@ def _age(now_ms: int, moments: list[int]) -> float | None:
     return round(max(0, now_ms - min(moments)) / 1000, 3) if moments else None
 
 
+class _About(msgspec.Struct, omit_defaults=True):
+    """What a worker says of itself; anybody can write it, so it is read strictly."""
+
+    slots: int | None = None
+    types: list[str] = []
+    started_ms: Annotated[int, msgspec.Meta(ge=0, le=2**53)] | None = None
+
+
 def _about(raw: bytes | None) -> dict[str, Any]:
     try:
-        about = msgspec.json.decode(raw or b"{}", type=dict[str, Any])
+        about = msgspec.json.decode(raw or b"{}", type=_About)
     except codec.DECODE_ERRORS:
         return {}
-    return {name: about[name] for name in ("slots", "types", "started_ms") if name in about}
+    return msgspec.structs.asdict(about)
 
 
 def _pending_by_consumer(summary: Any) -> dict[str, int]:

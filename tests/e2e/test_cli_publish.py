@@ -55,7 +55,14 @@ def test_every_option_reaches_the_message(cli):
 
 def test_options_can_come_from_variables(cli):
     """Every option has its variable."""
-    row = cli("publish", "mail", "good", STREAMQ_OUTPUT="json", STREAMQ_MESSAGE_ID="m-2", STREAMQ_PRIORITY="low").row
+    row = cli(
+        "publish",
+        "mail",
+        "good",
+        STREAMQ_OUTPUT="json",
+        STREAMQ_PUBLISH_MESSAGE_ID="m-2",
+        STREAMQ_PUBLISH_PRIORITY="low",
+    ).row
     assert row["id"] == "m-2"
     assert cli.redis.xlen("{queue:mail}:low") == 1
 
