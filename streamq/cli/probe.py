@@ -24,4 +24,5 @@ def probe(name: str | None) -> dict[str, str]:
 
 if __name__ == "__main__":
     answer = probe(sys.argv[1] if len(sys.argv) > 1 else None)
+    sys.stdout.flush()  # what the app printed comes first: our answer is the last line
     sys.stdout.buffer.write(b"\n" + msgspec.json.encode(answer) + b"\n")

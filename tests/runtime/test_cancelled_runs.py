@@ -79,6 +79,18 @@ async def test_a_time_limit_ends_a_coroutine_and_is_a_failure_that_retries(rig):
     assert rig.events.of(Noticed) == []
 
 
+async def test_a_handler_that_ends_in_time_leaves_no_timer(rig):
+    """It would keep the message in memory for as long as the limit."""
+    work = Work(rig, timeout=3600)
+    dispatcher = rig.dispatcher()
+    dispatcher.start(await rig.deliver_one("a"))
+    await soon(work.began.wait())
+    (run,) = dispatcher._runs.values()
+    work.go.set()
+    await rig.emptied()
+    assert run.timer.cancelled()
+
+
 async def test_the_last_time_limit_is_the_reason_of_the_dead_letter(rig):
     Work(rig, timeout=LIMIT)
     await rig.run(rig.dispatcher(), await rig.deliver_one("a", retry_count=3))
@@ -257,7 +269,7 @@ async def test_a_threads_failure_is_void_when_its_lease_was_lost(rig):
     work.thread_go.set()
     await rig.emptied()
     assert rig.pending() == {"a": (OTHER, 2)}
-    assert rig.delayed() == {}
+    assert rig.ledger() == {"accepted": 1}
 
 
 async def test_news_about_an_older_token_are_old(rig):

@@ -305,7 +305,7 @@ async def test_what_has_not_begun_goes_back_at_once(make_app, books):
         await soon(held.began.wait())
         async with worker.worker._isolation.alone(0.0):
             put(books, "b")
-            await until(lambda: len(books.pending()) >= 2)
+            await until(lambda: worker.running() == 2)
             worker.stop()
             await worker.events.until(Settled)
             assert books.ready() == ["b"]
@@ -354,12 +354,12 @@ async def test_what_does_not_finish_in_time_is_handed_back_without_an_attempt(ma
     assert (books.consumers(), books.beats()) == (set(), set())
 
 
-async def test_a_worker_that_waits_for_messages_is_woken_to_end(make_app):
+async def test_a_worker_that_waits_for_messages_is_woken_to_end(make_app, books):
     """Not when its read has waited for long enough."""
     app = make_app(limits={"block": 3600.0})
     Held(app)
     async with serving(app):
-        pass
+        await until(lambda: b"blocked_clients:0" not in books.raw("INFO", "clients"))
 
 
 async def test_the_time_to_drain_is_the_configured_one(make_app, books):
