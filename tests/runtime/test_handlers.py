@@ -156,6 +156,16 @@ def test_two_handlers_for_one_type_are_an_error_at_import(app):
         app.handler("orders", type="work")(first)
 
 
+def test_a_decorator_without_its_queue_says_what_is_missing(app):
+    """Otherwise the function would be taken for the name of a queue."""
+
+    async def work():
+        pass
+
+    with pytest.raises(StreamqError, match=r'@app\.handler\("email_queue"\)'):
+        app.handler(work)
+
+
 def test_an_unknown_option_is_an_error_at_import(app):
     with pytest.raises(InvalidMessage, match="no such option: prio; there are priority"):
         app.handler("orders", prio="high")

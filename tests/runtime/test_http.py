@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import socket
 import threading
+from types import SimpleNamespace
 from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
@@ -133,6 +134,24 @@ async def test_a_prober_that_hangs_up_is_no_news(app, capfd):
                 client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
         assert ask(where, "/livez")[0] == 200
     assert "Traceback" not in capfd.readouterr().err
+
+
+async def test_a_bug_in_a_probe_is_told_and_costs_one_answer(app, monkeypatch):
+    """Not as a bare traceback, but in the log."""
+    told = []
+    monkeypatch.setattr(
+        module.structlog, "get_logger", lambda _: SimpleNamespace(info=lambda *_, **__: None, error=tell)
+    )
+
+    def tell(text, exc_info):
+        told.append((text, type(exc_info)))
+
+    async with serve_http(app, app.worker(), "127.0.0.1:0") as where:
+        monkeypatch.setattr(module.Metrics, "text", lambda _: 1 / 0)
+        with pytest.raises(OSError, match="closed"):
+            await ask_politely(where, "/metrics")
+        assert ask(where, "/livez")[0] == 200
+    assert told[-1] == ("a probe was not answered", ZeroDivisionError)
 
 
 async def test_a_port_that_is_taken_is_a_clear_end(app):

@@ -544,6 +544,13 @@ async def test_of_many_those_that_fit_are_receipted(make_desk, books):
     assert rest == [None, None]
 
 
+async def test_of_many_the_first_outage_is_told(desk, books):
+    """Also when some others were only refused for want of room."""
+    books.raw("SET", books.keys.normal, "theirs")
+    with pytest.raises(RedisRefused):
+        await soon(desk.publish_many(3))
+
+
 async def test_of_many_one_that_is_unusable_keeps_all_back(make_desk, books):
     desk = make_desk(max_size=1000)
     with pytest.raises(MessageTooLarge):
