@@ -127,7 +127,7 @@ async def workers(
             for worker in await session.inspector.workers(name):
                 started = moment(worker.started_ms / 1000) if worker.started_ms else None
                 rows.append(msgspec.structs.asdict(worker) | {"started_at": started})
-    columns = ("consumer", "queue", "alive", "beat_age_s", "pending", "slots", "types", "started_at")
+    columns = ("consumer", "queue", "alive", "beat_age_s", "pending", "slots", "types", "version", "started_at")
     show(rows, output, columns, empty="no worker has been here: start one with `streamq worker --queue QUEUE`")
 
 

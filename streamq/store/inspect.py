@@ -59,6 +59,8 @@ class WorkerInfo(msgspec.Struct, frozen=True):
         slots: handlers it runs at once.
         types: what it can handle.
         started_ms: when it started, milliseconds since the epoch.
+        version: of its streamq.
+        protocol: of what it writes to Redis.
     """
 
     consumer: str
@@ -69,6 +71,8 @@ class WorkerInfo(msgspec.Struct, frozen=True):
     slots: int | None = None
     types: list[str] = []
     started_ms: int | None = None
+    version: str | None = None
+    protocol: int | None = None
 
 
 class Inspector:
@@ -231,6 +235,8 @@ class _About(msgspec.Struct, omit_defaults=True):
     slots: int | None = None
     types: list[str] = []
     started_ms: Annotated[int, msgspec.Meta(ge=0, le=2**53)] | None = None
+    version: str | None = None
+    protocol: int | None = None
 
 
 def _about(raw: bytes | None) -> dict[str, Any]:

@@ -13,6 +13,11 @@ from typing import Any
 
 from streamq.store.keys import QueueKeys
 
+# What is written to Redis carries a version. Both numbers rise together only when an older worker would misread what
+# this version writes; a change that both can read raises the first alone.
+PROTOCOL = 1  # what this version speaks; the first line of every script says it, in SLOWLOG and MONITOR too
+NEEDS = 1  # what a worker must speak to work beside this version; `ensure` leaves it at the queue
+
 _HEADER = re.compile(r"\A#!lua(?P<flags>[^\n]*)\n(?P<comment>(?:--[^\n]*\n)+)")
 _KEYS = re.compile(r"^-- KEYS: (.+)$", re.MULTILINE)
 _INCLUDE = re.compile(r"^-- include: (.+)$", re.MULTILINE)
@@ -39,7 +44,8 @@ class Script:
         self.name = name
         self.keys = tuple(keys[1].partition("...")[0].split())
         self.plain = library + source[header.end() :]
-        self.text = f"#!lua{' flags=allow-oom' if allow_oom else header['flags']}\n{self.plain}"
+        flags = " flags=allow-oom" if allow_oom else header["flags"]
+        self.text = f"#!lua{flags}\n-- streamq {name}, protocol {PROTOCOL}\n{self.plain}"
         self.sha = hashlib.sha1(self.text.encode(), usedforsecurity=False).hexdigest()
 
     def command(
