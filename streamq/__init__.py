@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from streamq.core.errors import (
         ConfigError,
         Drop,
+        DurabilityUnconfirmed,
         InvalidMessage,
         MessageTooLarge,
         PublishUnknown,
@@ -29,6 +30,7 @@ __all__ = [
     "ConfigError",
     "Context",
     "Drop",
+    "DurabilityUnconfirmed",
     "InvalidMessage",
     "Message",
     "MessageTooLarge",

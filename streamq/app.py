@@ -15,9 +15,10 @@ from streamq.core.events import Observer, Observers
 from streamq.core.middleware import Middleware
 from streamq.core.options import Options
 from streamq.core.receipt import Receipt
-from streamq.core.registry import ErrorTypes, Executor, Registry
+from streamq.core.registry import ErrorTypes, Executor, Isolate, Registry
 from streamq.handlers import HandlerDecorator, PublishOptions, check_option_names, decorator, encode_for
 from streamq.replaying import DeadLetterBox
+from streamq.runtime.child import Program
 from streamq.runtime.plan import Plan
 from streamq.runtime.worker import Worker
 from streamq.session import Session, open_session
@@ -75,8 +76,8 @@ class StreamQ:
 
     def handler(
         self, queue: str | Sequence[str], *, type: str | None = None, executor: Executor | None = None,
-        timeout: float | None = None, max_retries: int | None = None, retry_on: ErrorTypes = (),
-        never_retry: ErrorTypes = (), **publish_options: Any,
+        isolate: Isolate = "process", timeout: float | None = None, max_retries: int | None = None,
+        retry_on: ErrorTypes = (), never_retry: ErrorTypes = (), **publish_options: Any,
     ) -> HandlerDecorator:  # fmt: skip
         """Register a function as the handler of a type.
 
@@ -86,6 +87,9 @@ class StreamQ:
                 begins so, unless a handler names it exactly or with a longer prefix.
             executor: ``process`` runs a plain function in a child process that a time limit can kill. By default
                 coroutine functions run on the event loop and plain ones in a thread.
+            isolate: where a message runs that cost two workers: ``process`` is a process of its own in which
+                ``streamq worker`` starts the app once more; ``worker`` is the worker itself, while nothing else runs
+                there: for an app that cannot be there twice.
             timeout: seconds one run may take; the smallest of this, the message's and the queue's counts.
             max_retries: retries after the first run, unless the message says otherwise.
             retry_on: exception types that are always retried.
@@ -99,8 +103,8 @@ class StreamQ:
             raise StreamqError('@app.handler needs the queue: write @app.handler("email_queue")')
         queues = [check_queue_name(name) for name in ([queue] if isinstance(queue, str) else queue)]
         return decorator(
-            self.registry, self._send, queues, type=type, executor=executor, timeout=timeout, max_retries=max_retries,
-            retry_on=retry_on, never_retry=never_retry, publish_options=publish_options,
+            self.registry, self._send, queues, type=type, executor=executor, isolate=isolate, timeout=timeout,
+            max_retries=max_retries, retry_on=retry_on, never_retry=never_retry, publish_options=publish_options,
         )  # fmt: skip
 
     def lifespan(self, function: F) -> F:
@@ -167,7 +171,7 @@ class StreamQ:
             queue: where to.
             payload: a JSON object (dict, msgspec.Struct, dataclass) with a ``type`` that names the handler.
             **options: priority, delay, delay_until, max_retries, timeout, expires, correlation_id, created_by, headers,
-                idempotency_key, message_id.
+                idempotency_key, message_id, durable.
 
         Returns:
             The message's id, and whether it was a duplicate.
@@ -177,6 +181,7 @@ class StreamQ:
             MessageTooLarge: it has more bytes than ``max_size``.
             QueueFull: there is no room and ``on_full`` makes none.
             PublishUnknown: Redis did not answer for minutes; publishing again with ``error.id`` is safe.
+            DurabilityUnconfirmed: it was accepted, but not what ``durable`` asks for; likewise.
         """
         return await self._send(queue, encode_for(self.registry, queue, payload), options)
 
@@ -191,7 +196,7 @@ class StreamQ:
             **options: as for ``publish``, without message_id and idempotency_key.
 
         Raises:
-            as ``publish``; after QueueFull, ``error.receipts`` tells which were accepted.
+            as ``publish``; after QueueFull and DurabilityUnconfirmed, ``error.receipts`` tells which were accepted.
         """
         check_option_names(options)
         encoded = [
@@ -245,6 +250,7 @@ class StreamQ:
                 lifespan=self._lifespan,
                 observers=self.observers,
                 revive=session.located.revive,
+                precautions=session.precautions,
                 **choices,
             )
 
@@ -256,6 +262,7 @@ class AppWorker:
         self._app, self._queues, self._choices = app, queues, choices
         self._stopped = False
         self.worker: Worker | None = None
+        self.suspects: Program | None = None  # starts the app in a child process; only the command line knows how
 
     async def run(self) -> int:
         """Serve until stopped, or in a burst until nothing is left.
@@ -267,7 +274,7 @@ class AppWorker:
             RedisUnavailable: Redis was not reachable for the first 10 s.
             ConfigError: the configuration cannot be used.
         """
-        async with self._app.plan(self._queues, **self._choices) as plan:
+        async with self._app.plan(self._queues, suspects=self.suspects, **self._choices) as plan:
             self.worker = Worker(plan)
             logs.tell_start(plan.registry, plan.queues, self.worker.consumer, str(plan.connections.url))
             if self._stopped:

@@ -8,12 +8,12 @@ from typing import Any, Concatenate, ParamSpec, Protocol, TypedDict, TypeVar, Un
 
 from streamq.core import codec
 from streamq.core.codec import bind, decode_type
-from streamq.core.config import Level
+from streamq.core.config import Durability, Level
 from streamq.core.context import Context
 from streamq.core.errors import InvalidMessage, StreamqError
 from streamq.core.options import OPTION_NAMES
 from streamq.core.receipt import Receipt
-from streamq.core.registry import ErrorTypes, Executor, Handler, Registry
+from streamq.core.registry import ErrorTypes, Executor, Handler, Isolate, Registry
 
 Call = ParamSpec("Call")
 Payload = ParamSpec("Payload")
@@ -37,6 +37,7 @@ class PublishOptions(TypedDict, total=False):
     headers: Mapping[str, Any]
     idempotency_key: str
     message_id: str
+    durable: Durability
 
 
 class HandlerOptions(PublishOptions, total=False):
@@ -78,7 +79,7 @@ class HandlerDecorator(Protocol):
 
 def decorator(
     registry: Registry, send: Send, queues: Sequence[str], *, type: str | None, executor: Executor | None,
-    timeout: float | None, max_retries: int | None, retry_on: ErrorTypes, never_retry: ErrorTypes,
+    isolate: Isolate, timeout: float | None, max_retries: int | None, retry_on: ErrorTypes, never_retry: ErrorTypes,
     publish_options: Mapping[str, Any],
 ) -> HandlerDecorator:  # fmt: skip
     """Make the decorator that registers one handler.
@@ -89,7 +90,8 @@ def decorator(
         queues: the queues it handles; publishing goes to the first.
         type: the type it handles; the function's name by default.
         executor: where it runs; by default coroutines on the loop and everything else in a thread.
-        timeout: see ``StreamQ.handler``, as the next three.
+        isolate: see ``StreamQ.handler``, as the next four.
+        timeout: likewise.
         max_retries: likewise.
         retry_on: likewise.
         never_retry: likewise.
@@ -104,6 +106,7 @@ def decorator(
             function=function,
             binding=bind(function),
             executor=_executor(function, executor),
+            isolate=isolate,
             timeout=timeout,
             max_retries=max_retries,
             retry_on=retry_on,

@@ -90,6 +90,7 @@ class DeadLetterBox(DeadLetters):
         Raises:
             ConfigError: ``to`` cannot be the name of a queue.
             QueueFull: there is no room in ``to``; letters that are not told of are still there.
+            DurabilityUnconfirmed: ``to`` asks for more than Redis confirms; likewise, and calling it again asks again.
             RedisUnavailable: Redis did not answer; calling it again does the rest.
         """
         if to is not None:

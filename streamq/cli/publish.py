@@ -26,6 +26,14 @@ class Priority(enum.StrEnum):
     LOW = "low"
 
 
+class Durability(enum.StrEnum):
+    """What a publish waits for."""
+
+    MEMORY = "memory"
+    REPLICA = "replica"
+    FSYNC = "fsync"
+
+
 QueueName = Annotated[str, typer.Argument(parser=queue_name, metavar="QUEUE", help="Where to, like email_queue.")]
 TypeName = Annotated[
     str | None, typer.Argument(metavar="TYPE", help="Names the handler; may be left out where the payload does.")
@@ -56,6 +64,11 @@ MessageId = Annotated[
     str | None, option("--message-id", help="An id of your own; sent again within 5 minutes it changes nothing.")
 ]
 
+Durable = Annotated[
+    Durability | None,
+    option("--durable", help="Wait until a replica has it, or the disk of Redis; default: as configured."),
+]
+
 
 def register(app: typer.Typer) -> None:
     """Add the command."""
@@ -66,11 +79,13 @@ async def publish(
     queue: QueueName, type: TypeName = None, json: Json = None, file: File = None, delay: Delay = None,
     priority: Level = Priority.NORMAL, count: Count = 1, max_retries: MaxRetries = None, timeout: Timeout = None,
     expires: Expires = None, idempotency_key: IdempotencyKey = None, correlation_id: CorrelationId = None,
-    message_id: MessageId = None, output: Output = Format.TABLE, config: ConfigPath = None, redis_url: RedisUrl = None,
+    message_id: MessageId = None, durable: Durable = None, output: Output = Format.TABLE, config: ConfigPath = None,
+    redis_url: RedisUrl = None,
 ) -> None:  # fmt: skip
     """Publish a message, or many, and print a receipt for each.
 
-    A receipt says that the message lies in Redis: its id, its queue, and whether it was there before.
+    A receipt says that the message lies in Redis: its id, its queue, and whether it was there before. With --durable
+    the exit code 1 says that it does, but may not survive there.
     No app and no handler is needed to publish.
 
     Example: streamq publish email_queue send_welcome_email --json '{"recipient": "ada@example.org"}' --delay 5m
@@ -84,6 +99,7 @@ async def publish(
     options = Options(
         priority=priority.value, delay=delay, max_retries=max_retries, timeout=timeout, expires=expires,
         idempotency_key=idempotency_key, correlation_id=correlation_id, message_id=message_id,
+        durable=durable.value if durable is not None else None,
     )  # fmt: skip
     payload = None if file is not None else _payload(json, type)
     async with session_from(config, redis_url) as session:

@@ -4,7 +4,7 @@ import sys
 from collections.abc import AsyncIterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO, NamedTuple, Self
+from typing import TYPE_CHECKING, BinaryIO, NamedTuple, Self, cast
 
 import typer
 
@@ -143,7 +143,7 @@ class Sender:
         self._publisher, self._queue, self._options, self._form = publisher, queue, options, form
         self._receipts: list[Receipt] = []
         self._writer = JsonWriter(form)
-        self._sent = self._duplicates = 0
+        self._sent = self._duplicates = self._unconfirmed = 0
         self._many = total is None or total > 1
         self._progress = Progress(f"publishing to {queue}", total)
         self.problems: list[tuple[Line, Exception]] = []
@@ -165,7 +165,9 @@ class Sender:
         if len(self.problems) > LOUD:
             typer.echo(f"... and {len(self.problems) - LOUD} more", err=True)
         if self._many:
-            counts = f"{self._sent} accepted, {self._duplicates} duplicates, {len(self.problems)} not accepted"
+            refused = len(self.problems) - self._unconfirmed
+            counts = f"{self._sent} accepted, {self._duplicates} duplicates, {refused} not accepted"
+            counts += f", {self._unconfirmed} not confirmed as durable" if self._unconfirmed else ""
             typer.echo(f"{self._queue}: {counts}", err=True)
 
     async def send(self, lines: Sequence[Line]) -> bool:
@@ -176,7 +178,7 @@ class Sender:
         """
         import asyncio
 
-        from streamq.core.errors import InvalidMessage, PublishUnknown, QueueFull
+        from streamq.core.errors import DurabilityUnconfirmed, InvalidMessage, PublishUnknown, QueueFull
 
         good = [line for line in lines if not line.problem]
         for line in lines:
@@ -192,6 +194,11 @@ class Sender:
                 case QueueFull() | PublishUnknown():
                     self._trouble(line, result)
                     self.unknown = self.unknown or isinstance(result, PublishUnknown)
+                    go_on = False
+                case DurabilityUnconfirmed():
+                    self._accepted(cast("Receipt", result.receipts[0]))
+                    self._unconfirmed += 1
+                    self._trouble(line, result)
                     go_on = False
                 case BaseException():
                     raise result

@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal, get_type_hints
 
 from msgspec import Struct, field
 
+from streamq.core.backoff import JITTER
 from streamq.core.errors import ConfigError
 from streamq.core.values import (
     HARD_MAX_SIZE,
@@ -26,9 +27,11 @@ from streamq.core.values import (
 )
 
 __all__ = [
+    "DURABILITIES",
     "HARD_MAX_SIZE",
     "LEVELS",
     "Config",
+    "Durability",
     "ErrorRules",
     "Key",
     "Level",
@@ -48,7 +51,10 @@ __all__ = [
 Level = Literal["critical", "high", "normal", "low"]
 ErrorClassName = Literal["transient", "permanent", "retryable", "non_retryable"]
 
+Durability = Literal["memory", "replica", "fsync"]
+
 LEVELS: tuple[Level, ...] = ("critical", "high", "normal", "low")
+DURABILITIES: tuple[Durability, ...] = ("memory", "replica", "fsync")
 RESERVED_NAMES = ("dead_letter", "names")
 QUEUE_NAME = "[a-z0-9][a-z0-9._-]{0,63}"
 
@@ -73,6 +79,14 @@ class QueueConfig(Struct, frozen=True, kw_only=True):
         Key("choice", "what publishing to a full queue does", choices=("reject", "block", "drop_oldest")),
     ] = "reject"
     block_timeout: Annotated[float, Key("duration", "how long on_full: block waits before QueueFull")] = 30.0
+    durable: Annotated[
+        Durability,
+        Key(
+            "choice",
+            "what a publish waits for: memory (Redis has it), replica (one has it, too), fsync (it is on the disk)",
+            choices=DURABILITIES,
+        ),
+    ] = "memory"
     lease: Annotated[float, Key("duration", "idle time after which an entry may be taken over", 1)] = 30.0
     ack_timeout: Annotated[float, Key("duration", "time limit of a handler; default: timeout of the level")] = 1800.0
     max_retries: Annotated[int, Key("count", "retries after the first run: 3 = four runs", 0)] = 3
@@ -108,6 +122,16 @@ class QueueConfig(Struct, frozen=True, kw_only=True):
     healthy_below: Annotated[int, Key("count", "healthy while fewer messages wait", 1)] = 10_000
     healthy_pending_below: Annotated[int, Key("count", "healthy while fewer messages are in flight", 1)] = 1000
 
+    def horizon(self) -> float:
+        """Seconds for which a message may come back: all its retries, and a lease for each worker that it may lose."""
+        retries, first, most = self.max_retries, self.retry_delay, self.max_retry_delay
+        if not self.exponential_backoff:
+            waits = retries * first
+        else:
+            growing = min(retries, 60)  # by then the delay is at its cap, whatever it began with
+            waits = sum(min(most, first * 2.0**n) for n in range(growing)) + (retries - growing) * most
+        return waits * (1 + JITTER) + self.max_deliveries * self.lease
+
 
 class WorkerConfig(Struct, frozen=True, kw_only=True):
     """What holds for a whole worker, whichever queues it serves."""
@@ -117,7 +141,7 @@ class WorkerConfig(Struct, frozen=True, kw_only=True):
     silent_after: Annotated[float, Key("duration", "a worker without a beat for so long is dead")] = 12.0
     drain_timeout: Annotated[float, Key("duration", "how long a stopping worker lets handlers end", 0)] = 25.0
     seen_window: Annotated[float, Key("duration", "how long a message id is remembered: a resend is dropped")] = 300.0
-    idempotency_window: Annotated[float, Key("duration", "how long an idempotency key is remembered")] = 86400.0
+    idempotency_window: Annotated[float, Key("duration", "least time for which an idempotency key is kept")] = 86400.0
 
 
 class LevelConfig(Struct, frozen=True, kw_only=True):

@@ -54,6 +54,33 @@ class PublishUnknown(StreamqError):
         self.id = message_id
 
 
+class DurabilityUnconfirmed(StreamqError):
+    """The message was accepted, but not what ``durable`` asks for: if Redis fails now, it may be lost.
+
+    Publishing again with ``message_id=error.id`` is safe within ``seen_window`` (5 minutes by default): it adds nothing
+    and asks for the confirmation once more.
+
+    After ``publish_many``, ``ids`` are those of all messages that were not confirmed, and ``receipts`` holds what was
+    accepted, None in the place of what was not.
+    """
+
+    def __init__(
+        self, message_id: str, reason: str = "", *, ids: tuple[str, ...] = (), receipts: tuple[Receipt | None, ...] = ()
+    ) -> None:
+        super().__init__(message_id, reason)
+        self.id = message_id
+        self.ids = ids or (message_id,)
+        self.reason = reason
+        self.receipts = receipts
+
+    def __str__(self) -> str:
+        more = f" and {len(self.ids) - 1} more" if len(self.ids) > 1 else ""
+        return (
+            f"message {self.id}{more} was accepted, but is not confirmed as durable: {self.reason or 'Redis did not'}. "
+            f"Publishing it again with its message_id adds nothing, and asks once more"
+        )
+
+
 class _Word(Exception):
     """What a handler says about its fate. It leaves a child process whole, whatever a subclass's ``__init__`` takes."""
 

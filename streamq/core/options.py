@@ -2,11 +2,11 @@
 
 import dataclasses
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
-from streamq.core.config import LEVELS, Level
+from streamq.core.config import DURABILITIES, LEVELS, Durability, Level
 from streamq.core.errors import InvalidMessage
 
 
@@ -26,6 +26,7 @@ class Options:
         headers: values of your own, and trace context.
         idempotency_key: a second message with the same key is not accepted for ``idempotency_window``.
         message_id: an id of your own; repeating it within ``seen_window`` adds nothing.
+        durable: what is waited for: memory, replica or fsync; as the queue says by default.
     """
 
     priority: Level = "normal"
@@ -39,6 +40,7 @@ class Options:
     headers: Mapping[str, Any] | None = None
     idempotency_key: str | None = None
     message_id: str | None = None
+    durable: Durability | None = None
 
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
@@ -52,8 +54,9 @@ def check_options(options: Options) -> None:
     Raises:
         InvalidMessage: it names the option and what would be right.
     """
-    if options.priority not in LEVELS:
-        raise InvalidMessage(f"priority {options.priority!r} should be one of {', '.join(LEVELS)}")
+    _check_choice("priority", options.priority, LEVELS)
+    if options.durable is not None:
+        _check_choice("durable", options.durable, DURABILITIES)
     if options.delay is not None and options.delay_until is not None:
         raise InvalidMessage("give delay or delay_until, not both")
     for name in ("delay", "timeout", "expires"):
@@ -72,6 +75,11 @@ def check_options(options: Options) -> None:
             raise InvalidMessage(f"{name} {value} needs a time zone, like datetime.now(UTC)")
     if not isinstance(options.delay_until, datetime | None):
         raise InvalidMessage(f"delay_until {options.delay_until!r} should be a datetime; delay takes seconds")
+
+
+def _check_choice(name: str, value: Any, choices: Sequence[str]) -> None:
+    if value not in choices:
+        raise InvalidMessage(f"{name} {value!r} should be one of {', '.join(choices)}")
 
 
 def _check_duration(name: str, value: Any) -> None:

@@ -4,12 +4,19 @@ It is not Redis. XREADGROUP with BLOCK does not block, memory never runs out, XA
 server would, and INFO, CONFIG and WAIT are missing. What must hold is tested on a `PrivateServer`.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import fakeredis
 
-from streamq.store.connection import AsyncClient, Connections, SyncClient
+from streamq.store.clients import AsyncClient, SyncClient
+from streamq.store.connection import Connections
 from streamq.store.url import parse_url
+
+_CONFIRMED: dict[str, Any] = {
+    "HELLO": {"server": "fakeredis", "version": "7.0"}, "CONFIG": {"appendfsync": "always"}, "WAITAOF": [1, 0],
+    "ROLE": ["master", 0, [["replica", "0", "0"]]], "WAIT": 1,
+}  # fmt: skip
 
 
 class FakeConnections(Connections):
@@ -27,6 +34,12 @@ class FakeConnections(Connections):
     def beats(self) -> SyncClient:
         """As of a real server."""
         return _plain(fakeredis.FakeRedis(server=self.server))
+
+    async def together(self, key: str, *commands: Sequence[Any]) -> list[Any]:  # noqa: ARG002 - there is one node
+        """One after the other. What the fake does not know is answered as by a server that confirms everything."""
+        return [
+            _CONFIRMED[command[0]] if command[0] in _CONFIRMED else await self.execute(*command) for command in commands
+        ]
 
     def _async_client(self, timeout: float, *, single: bool = False) -> AsyncClient:  # noqa: ARG002 - nothing to wait for
         return _plain(fakeredis.FakeAsyncRedis(server=self.server))

@@ -4,7 +4,9 @@ import json
 
 import pytest
 
+from streamq.testing.server import PrivateServer
 from tests.e2e.cli import KEYS, Cli
+from tests.support import server_binary
 
 
 @pytest.fixture
@@ -51,6 +53,37 @@ def test_every_option_reaches_the_message(cli):
     assert cli("publish", "mail", "good", "--message-id", "m-1", "-o", "json").row["duplicate"] is True
     again = cli("publish", "mail", "good", "--idempotency-key", "once", "-o", "json").row
     assert (again["id"], again["duplicate"]) == ("m-1", True)
+
+
+def test_what_is_not_durable_is_told_and_can_be_repeated(cli):
+    """The receipt is printed nevertheless: the message lies in Redis. The same id asks once more."""
+    said = cli("publish", "mail", "good", "--durable", "replica", "-o", "json", code=1)
+    assert "no replica is connected" in said.err
+    again = cli("publish", "mail", "good", "--durable", "fsync", "--message-id", said.row["id"], "-o", "json", code=1)
+    assert again.row == said.row | {"duplicate": True}
+    assert "CONFIG SET appendonly yes" in again.err
+    assert cli("publish", "mail", "good", "--durable", "memory", STREAMQ_QUEUES__MAIL__DURABLE="fsync").code == 0
+    assert len(cli.payloads()) == 2
+
+
+def test_of_many_those_that_are_not_durable_are_counted(cli, tmp_path):
+    """Nothing is read on where nothing is confirmed."""
+    lines = tmp_path / "lines"
+    lines.write_text('{"n": 1}\n' * 600)
+    said = cli("publish", "mail", "good", "--file", str(lines), "--durable", "replica", "-o", "jsonl", code=1)
+    assert len(said.lines) == len(cli.payloads()) == 500
+    assert "mail: 500 accepted, 0 duplicates, 0 not accepted, 500 not confirmed as durable" in said.err
+    assert f"stopped after {lines}:500" in said.err
+
+
+def test_a_disk_confirms_what_is_published(tmp_path):
+    """Also when the queue asks for it in the environment."""
+    args = ["--appendonly", "yes", "--appendfsync", "always"]
+    with PrivateServer(server_binary("valkey-9.1"), args=args) as server:
+        cli = Cli(server.url, tmp_path)
+        assert cli("publish", "mail", "good", "--durable", "fsync", "-o", "json").row["duplicate"] is False
+        assert cli("publish", "mail", "good", STREAMQ_DEFAULTS__DURABLE="fsync").code == 0
+        cli.close()
 
 
 def test_options_can_come_from_variables(cli):

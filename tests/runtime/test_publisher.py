@@ -9,7 +9,7 @@ import pytest
 import redis
 
 from streamq import InvalidMessage, MessageTooLarge, PublishUnknown, QueueFull
-from streamq import publisher as module
+from streamq import outbox as module
 from streamq.core.config import Config, WorkerConfig
 from streamq.core.errors import ConfigError, RedisUnavailable
 from streamq.core.events import Noticed, Observers, Published

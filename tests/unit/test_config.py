@@ -35,6 +35,7 @@ QUEUE_DEFAULTS = {
     "max_length": 10_000,
     "on_full": "reject",
     "block_timeout": 30.0,
+    "durable": "memory",
     "lease": 30.0,
     "ack_timeout": 1800.0,
     "max_retries": 3,
@@ -197,6 +198,22 @@ def test_possible_combinations(config):
     assert list(config.problems()) == []
 
 
+@pytest.mark.parametrize(
+    ("queue", "seconds"),
+    [
+        ({"max_retries": 0, "max_deliveries": 3, "lease": 10.0}, 30),
+        ({"max_retries": 3, "retry_delay": 10.0, "exponential_backoff": False, "max_deliveries": 1}, 36 + 30),
+        ({"max_retries": 4, "retry_delay": 10.0, "max_retry_delay": 30.0, "max_deliveries": 1}, 1.2 * 90 + 30),
+        ({"max_retries": 1000, "max_retry_delay": 1.0, "max_deliveries": 1}, 1200 + 30),
+    ],
+    ids=["losses", "fixed delay", "growing delay", "many retries"],
+)
+def test_how_long_a_message_may_come_back(queue, seconds):
+    """All its retries with their jitter, and a lease for each worker that it may lose."""
+    defaults = {"exponential_backoff": True, **queue}
+    assert QueueConfig(name="q", **defaults).horizon() == pytest.approx(seconds)
+
+
 # --- single values
 
 KEYS = {**keys_of(QueueConfig), **keys_of(WorkerConfig), **keys_of(Config), **keys_of(LevelConfig)} | {
@@ -260,6 +277,7 @@ def test_values(key, raw, value):
         ("exponential_backoff", "yes", "'yes' is not usable, expected true or false"),
         ("exponential_backoff", 1, "1 is not usable, expected true or false"),
         ("on_full", "drop", "'drop' is not usable, expected reject, block or drop_oldest"),
+        ("durable", "always", "'always' is not usable, expected memory, replica or fsync"),
         ("priority", 3, "3 is not usable, expected critical, high, normal or low"),
         ("signing", "none", "'none' is not usable, expected required or optional"),
         ("delivery", "exactly_once", "'exactly_once' is not usable, expected at_least_once (others come later)"),
@@ -469,6 +487,7 @@ def test_schema_knows_every_key_and_nothing_else():
         ("max_consumers", {"type": "integer", "minimum": 1, "maximum": 10**9}),
         ("exponential_backoff", {"type": "boolean"}),
         ("on_full", {"enum": ["reject", "block", "drop_oldest"]}),
+        ("durable", {"enum": ["memory", "replica", "fsync"]}),
         ("signing", {"enum": ["required", "optional", None]}),
         ("prefix", {"type": "string", "pattern": "^[A-Za-z0-9._:-]{1,64}$"}),
         ("redis_url", {"type": ["string", "null"], "pattern": "^[A-Za-z+]+://"}),

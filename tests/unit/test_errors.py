@@ -24,6 +24,7 @@ class Busy(errors.Retry):
         errors.Reject("no such user"),
         errors.Drop("sold out"),
         errors.QueueFull("full", (Receipt("msg_1", "q"), None)),
+        errors.DurabilityUnconfirmed("m1", "slow disk", ids=("m1", "m2"), receipts=(Receipt("m1", "q"), None)),
         Busy(7),
     ],
     ids=repr,
@@ -49,9 +50,22 @@ def test_an_unknown_publication_names_its_message():
     assert str(errors.PublishUnknown("msg_1", "timed out")) == "Redis did not confirm message msg_1: timed out"
 
 
+def test_an_unconfirmed_message_was_accepted():
+    """The text says so, and what to do; of many, all that were not confirmed can be told from it."""
+    one = errors.DurabilityUnconfirmed("m1", "the disk is slow", receipts=(Receipt("m1", "q"),))
+    assert (one.id, one.ids, one.reason) == ("m1", ("m1",), "the disk is slow")
+    assert str(one) == (
+        "message m1 was accepted, but is not confirmed as durable: the disk is slow. "
+        "Publishing it again with its message_id adds nothing, and asks once more"
+    )
+    many = errors.DurabilityUnconfirmed("m1", ids=("m1", "m3"))
+    assert str(many).startswith("message m1 and 1 more was accepted, but is not confirmed as durable: Redis did not.")
+
+
 def test_one_root():
     """`except StreamqError` catches what the library raises, and never a handler's word."""
     raised = ["ConfigError", "RedisUnavailable", "InvalidMessage", "MessageTooLarge", "QueueFull", "PublishUnknown"]
+    raised += ["DurabilityUnconfirmed"]
     assert all(issubclass(getattr(errors, name), errors.StreamqError) for name in raised)
     assert issubclass(errors.MessageTooLarge, errors.InvalidMessage)
     words = (errors.Retry, errors.Snooze, errors.Reject, errors.Drop)

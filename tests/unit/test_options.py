@@ -16,7 +16,7 @@ def test_the_options_of_the_interface():
     """All of them, and nothing is said unless somebody says it."""
     assert set(OPTION_NAMES) == {
         "priority", "delay", "delay_until", "max_retries", "timeout", "expires", "correlation_id", "created_by",
-        "headers", "idempotency_key", "message_id",
+        "headers", "idempotency_key", "message_id", "durable",
     }  # fmt: skip
     said = {name: getattr(Options(), name) for name in OPTION_NAMES}
     assert said.pop("priority") == "normal"
@@ -30,6 +30,7 @@ def test_the_options_of_the_interface():
     [
         {},
         *({"priority": level} for level in ("critical", "high", "normal", "low")),
+        *({"durable": level} for level in ("memory", "replica", "fsync")),
         *({name: value} for name in ("delay", "timeout", "expires")
           for value in (0, 0.5, NEARLY, timedelta(0), timedelta(days=1))),
         {"max_retries": 0},
@@ -56,6 +57,8 @@ def test_what_may_be_said(said):
         *(({name: value}, f"{name} .* should be seconds or a timedelta") for name in ("delay", "timeout", "expires")
           for value in (-1, -0.001, 10**9, math.inf, math.nan, timedelta(-1), timedelta(days=20_000), "5", "5s", [5])),
         *(({name: MOMENT}, f"{name} .* should be seconds or a timedelta") for name in ("delay", "timeout")),
+        *(({"durable": value}, "durable .* should be one of memory, replica, fsync") for value in
+          ("", "disk", 0, True, ["fsync"])),
         *(({"max_retries": value}, "max_retries .* should be a number, 0 or more") for value in
           (-1, 10**9, 2.5, 2.0, "2", timedelta(1))),
         ({"delay_until": datetime(2030, 1, 1)}, "delay_until .* needs a time zone"),  # noqa: DTZ001

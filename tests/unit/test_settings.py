@@ -73,6 +73,7 @@ def test_every_key_is_read(load):
             max_length: 0
             on_full: block
             block_timeout: 1s
+            durable: fsync
             lease: 3s
             ack_timeout: 4s
             max_retries: 0
@@ -108,6 +109,7 @@ def test_every_key_is_read(load):
         max_length=0,
         on_full="block",
         block_timeout=1,
+        durable="fsync",
         lease=3,
         ack_timeout=4,
         max_retries=0,
