@@ -1,9 +1,11 @@
 """``streamq worker``: serve queues."""
 
+import functools
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from streamq.cli.alone import serve_one
 from streamq.cli.options import AppName, ConfigPath, RedisUrl, duration, load_app, option, settings_from
 from streamq.cli.run import CUT_SHORT, INTERRUPTED, command, run_async
 
@@ -76,6 +78,7 @@ def worker(
         name=name,
         drain_timeout=drain_timeout,
     )
+    serving.suspects = functools.partial(serve_one, app, settings)
     _exit(run_async(lambda: _serve(loaded, serving, http)), serving)
 
 

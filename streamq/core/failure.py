@@ -13,6 +13,7 @@ MAX_ERROR = 2048  # bytes of `error` in a dead letter
 MOST_TO_SCRUB = 65_536  # bytes that are searched for secrets
 MAX_TRACEBACK = 8192  # bytes of `traceback` in a dead letter
 
+_REMEMBERED = "_streamq_failure"  # an attribute of an error
 _SECRETS = (
     (re.compile(r"(?<=://)[^\s/]*@"), "***@"),  # credentials in a URL, to the last @ of its authority
     (
@@ -43,11 +44,19 @@ class Failure(NamedTuple):
 
 def describe(error: BaseException) -> Failure:
     """Say what happened without saying what was in it."""
+    remembered = vars(error).get(_REMEMBERED)
+    if isinstance(remembered, Failure):
+        return remembered
     kind = type(error).__name__
     # Cut roughly before scrubbing, which takes its time, and exactly after it, so that no half of a secret is left.
     text = clip(scrub(clip(text_of(error), MOST_TO_SCRUB)), MAX_ERROR)
     frames = clip(scrub(clip(_frames(error), MOST_TO_SCRUB, keep_end=True)), MAX_TRACEBACK, keep_end=True)
     return Failure(text, frames, _fingerprint(kind, error.__traceback__))
+
+
+def remember(error: BaseException) -> None:
+    """Describe an error before it travels to another process, where its frames are lost."""
+    vars(error)[_REMEMBERED] = describe(error)
 
 
 def _frames(error: BaseException) -> str:

@@ -16,6 +16,8 @@ from streamq.core.signing import KeyRing, key_id_of
 
 # A type or key that nobody knows is tried again after 5 s at first, then at half its age, at most each minute.
 HOLD_FIRST_MS, HOLD_LONGEST_MS = 5_000, 60_000
+SUSPECT_FROM = 2  # losses from which a message is run by itself
+DEATHS_ALONE = 2  # deaths while it ran by itself that make it poison
 
 _WHY_REFUSED = {
     Reason.TOO_LARGE: "it has more bytes than max_size",
@@ -37,7 +39,20 @@ class Admission(NamedTuple):
 
 
 class WorkerDied(Exception):
-    """The child process that ran a handler alone died."""
+    """The child process that ran a handler died.
+
+    Args:
+        text: how it died.
+        alone: it ran nothing else before: nobody but this message can be the reason.
+    """
+
+    def __init__(self, text: str, *, alone: bool = True) -> None:
+        super().__init__(text)
+        self.alone = alone
+
+
+class NoChild(Exception):
+    """No child process could be started for a handler. Its message has not run: this says nothing about it."""
 
 
 def admit(
@@ -98,7 +113,10 @@ def conclude(error: BaseException | None, admission: Admission, delivery: Delive
             # It came to its end here, so it neither kills its worker nor waits for one that knows it.
             return Retry(Wait.SNOOZED, _pause_ms(error, 0, config), admission.message.retry_count)
         case WorkerDied():
-            return _died_alone(delivery, describe(error))
+            # Where we heard of it is nowhere in the app: no frames.
+            return _died(delivery, describe(error.with_traceback(None)), alone=error.alone)
+        case NoChild():
+            return _wait(delivery, Wait.HELD, HOLD_FIRST_MS, error=describe(error).error)
     failure = describe(error)
     if isinstance(error, errors.Reject) or not _retries(error, admission.handler, rules):
         return _dead(delivery, Reason.REJECTED, *failure)
@@ -225,12 +243,13 @@ def _retries(error: BaseException, handler: Handler, rules: ErrorRules) -> bool:
     return classify(error, rules) in (ErrorClass.TRANSIENT, ErrorClass.RETRYABLE)
 
 
-def _died_alone(delivery: Delivery, failure: Failure) -> Outcome:
-    alone = delivery.counter(b"alone") + 1
-    if alone >= 2:
+def _died(delivery: Delivery, failure: Failure, *, alone: bool) -> Outcome:
+    """It is a suspect from now on; a second death alone is the verdict, as in ``reclaim``."""
+    deaths = delivery.counter(b"alone") + alone
+    if deaths >= DEATHS_ALONE:
         return _dead(delivery, Reason.POISON, *failure)
     return Retry(
-        Wait.SUSPECT, 1_000, delivery.counter(b"retry_count"), max(2, delivery.losses + 1), alone=alone,
+        Wait.SUSPECT, 1_000, delivery.counter(b"retry_count"), max(SUSPECT_FROM, delivery.losses + 1), alone=deaths,
         error=failure.error, fingerprint=failure.fingerprint,
     )  # fmt: skip
 

@@ -3,13 +3,14 @@
 import inspect
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from streamq.core.codec import Binding
 from streamq.core.errors import StreamqError
 
 ErrorTypes = tuple[type[BaseException], ...]
 Executor = Literal["async", "thread", "process"]
+Isolate = Literal["process", "worker"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +23,7 @@ class Handler:
         function: the function itself.
         binding: how payloads become its arguments.
         executor: where it runs.
+        isolate: where a message runs that is suspected of killing its worker.
         timeout: seconds one run may take; None leaves it to the queue.
         max_retries: retries after the first run; None leaves it to the queue.
         retry_on: exception types that are retried.
@@ -34,6 +36,7 @@ class Handler:
     function: Callable[..., Any]
     binding: Binding
     executor: Executor = "async"
+    isolate: Isolate = "process"
     timeout: float | None = None
     max_retries: int | None = None
     retry_on: ErrorTypes = ()
@@ -115,6 +118,8 @@ def _check(handler: Handler) -> None:
         raise StreamqError(f"handler {handler.type}: timeout {timeout!r} should be seconds, more than 0")
     if retries is not None and not (isinstance(retries, int) and retries >= 0):
         raise StreamqError(f"handler {handler.type}: max_retries {retries!r} should be a number, 0 or more")
+    if handler.isolate not in get_args(Isolate):
+        raise StreamqError(f"handler {handler.type}: isolate {handler.isolate!r} should be 'process' or 'worker'")
     listed: tuple[tuple[str, Any], ...] = (("retry_on", handler.retry_on), ("never_retry", handler.never_retry))
     for name, kinds in listed:
         if not (isinstance(kinds, tuple) and all(isinstance(k, type) and issubclass(k, BaseException) for k in kinds)):

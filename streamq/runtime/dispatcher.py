@@ -5,18 +5,19 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from streamq.core import middleware, policy
-from streamq.core.context import Context, current_message
+from streamq.core import policy
 from streamq.core.events import LeaseLost, Noticed, Started
-from streamq.core.message import Delivery
+from streamq.core.message import Delivery, Message
 from streamq.core.outcome import Outcome, Release
-from streamq.core.policy import Admission, HandlerTimeout
+from streamq.core.policy import Admission, HandlerTimeout, WorkerDied
+from streamq.runtime.alone import job_of
+from streamq.runtime.call import call
 from streamq.runtime.lane import GRACE, Lane
 from streamq.runtime.run import Cause, Run, Surroundings
 from streamq.runtime.settler import Settler, Verdict
+from streamq.runtime.suspects import Suspects
 
-PATIENT_FROM = 5  # losses from which a suspect waits for its turn however long that takes
-SUSPECT_PAUSE_MS, PATIENT_AFTER_MS = 30_000, 300_000
+DYING_TOGETHER = 0.5  # seconds within which whoever killed our child would kill us
 
 
 class Dispatcher:
@@ -37,6 +38,9 @@ class Dispatcher:
         self._lane, self._around = lane, around
         self._is_fresh, self._renew, self._failed = is_fresh, renew, failed
         self._runs: dict[Delivery, Run] = {}
+        self._suspects = Suspects(
+            lane, around, alone=self._handle, beside=self._handle_beside_others, verdict=self._verdict
+        )
         self.settler = Settler(lane, self._settled)
 
     def start(self, delivery: Delivery) -> None:
@@ -57,6 +61,11 @@ class Dispatcher:
         delivery.lost = True
         self._lane.observers.notify(LeaseLost(self._lane.queue, delivery.message_id))
         self._cancel(run, Cause.LOST)
+
+    def message_of(self, task: asyncio.Task[Any] | None) -> Message | None:
+        """The message whose handler a task runs, if it is one of ours. Safe to call from another thread."""
+        admission = next((run.admission for run in list(self._runs.values()) if run.task is task), None)
+        return admission.message if admission is not None else None
 
     def release_unstarted(self) -> None:
         """Shutdown: whatever has not begun goes back to the stream."""
@@ -136,33 +145,16 @@ class Dispatcher:
         if not isinstance(admitted, Admission):
             return Verdict(delivery, admitted)
         run.admission = admitted
-        if delivery.losses >= 2 and admitted.handler.executor != "process":
-            return await self._handle_alone(run, admitted)
-        await around.isolation.enter()
-        try:
-            return await self._handle(run, admitted)
-        finally:
-            around.isolation.leave()
+        if delivery.losses >= policy.SUSPECT_FROM:
+            return await self._suspects.run(run, admitted)
+        return await self._handle_beside_others(run, admitted)
 
-    async def _handle_alone(self, run: Run, admission: Admission) -> Verdict | None:
-        delivery = run.delivery
-        now_ms = self._lane.clock.now_ms()
-        patience = None if _is_patient(delivery, now_ms) else self._lane.config.lease
-        async with self._around.isolation.alone(patience) as nothing_else_runs:
-            if not nothing_else_runs:
-                return self._verdict(run, policy.release_suspect(delivery, SUSPECT_PAUSE_MS, now_ms))
-            delivery.started_at = time.monotonic()  # from here on a shutdown lets it end
-            run.marking = True
-            token = await self._lane.supervisor.insist(
-                "isolate", lambda: self._lane.store.alone(self._lane.consumer, delivery), lambda: True
-            )
-            run.marking = False
-            if token is None:
-                return None
-            delivery.token = token
-            if self._lane.lifecycle.is_quiet:
-                return self._verdict(run, Release())
+    async def _handle_beside_others(self, run: Run, admission: Admission) -> Verdict | None:
+        await self._around.isolation.enter()
+        try:
             return await self._handle(run, admission)
+        finally:
+            self._around.isolation.leave()
 
     async def _handle(self, run: Run, admission: Admission) -> Verdict | None:
         delivery, handler = run.delivery, admission.handler
@@ -176,12 +168,11 @@ class Dispatcher:
         run.timer = asyncio.get_running_loop().call_later(
             limit, self._time_is_up, run, _limit_text(handler.type, limit)
         )
-        current_message.set(admission.message)
         if self._lane.observers.routine:
             self._tell_started(admission)
         error: BaseException | None = None
         try:
-            await self._call(admission, delivery)
+            await self._call(run, admission, limit)
         except asyncio.CancelledError as cancelled:
             if run.cause is None and _is_being_cancelled():
                 raise  # not ours: the loop itself is being closed
@@ -203,30 +194,18 @@ class Dispatcher:
         """Cancelled, and not for its own fault: no attempt. What was lost may have come back to us meanwhile."""
         return None if run.delivery.lost else self._verdict(run, Release())
 
-    async def _call(self, admission: Admission, delivery: Delivery) -> None:
-        message, handler, arguments = admission
-        around = self._around
-        context_name = handler.binding.context
-        if context_name is None and not around.layers:
-            await self._execute(admission, arguments)
-            return
-        context = Context(
-            message, deadline=delivery.deadline, state=around.state, log=around.logger_for(message),
-            publish=around.publish,
-        )  # fmt: skip
-        if context_name is not None:
-            arguments[context_name] = context
-        call = middleware.wrap(around.layers, context, lambda: self._execute(admission, arguments))
-        await call()
-
-    def _execute(self, admission: Admission, arguments: dict[str, Any]) -> Awaitable[Any]:
-        handler = admission.handler
-        if handler.executor == "async":
-            called: Awaitable[Any] = handler.function(**arguments)
-            return called
-        if handler.executor == "thread":
-            return self._around.executors.thread(handler.function, arguments)
-        return self._around.executors.process(handler.function, admission.message.payload)
+    async def _call(self, run: Run, admission: Admission, limit: float) -> None:
+        try:
+            if run.child is not None:
+                await run.child.ask(job_of(admission.message, limit))
+            else:
+                fresh = run.delivery.losses >= policy.SUSPECT_FROM
+                await call(admission, run.delivery.deadline, self._around, fresh=fresh)
+        except WorkerDied:
+            # Whoever ends a service may kill all its processes, in any order: a death is a verdict only if we live on.
+            if await self._lane.lifecycle.pause(DYING_TOGETHER) and run.cause is None:
+                run.cause = Cause.SHUTDOWN
+            raise
 
     def _time_is_up(self, run: Run, limit: str) -> None:
         if run.in_thread:
@@ -280,12 +259,6 @@ class Dispatcher:
         self._lane.observers.notify_routine(
             Started(message.queue, message.id, message.type, message.retry_count + 1, waited)
         )
-
-
-def _is_patient(delivery: Delivery, now_ms: int) -> bool:
-    """Whether a suspect waits for its turn however long that takes: it cost much, or was put off for long."""
-    held_since = delivery.counter(b"held_since")
-    return delivery.losses >= PATIENT_FROM or 0 < held_since < now_ms - PATIENT_AFTER_MS
 
 
 def _limit_text(message_type: str, limit: float) -> str:

@@ -2,30 +2,33 @@
 
 import asyncio
 import contextvars
-import signal
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
-import anyio
-import anyio.to_process
+from streamq.runtime.child import packed, run_functions
+from streamq.runtime.children import Child
 
-from streamq.core.codec import bind
-from streamq.core.policy import WorkerDied
+IDLE = 300.0  # seconds for which a child is kept for the next handler
 
 
 class Executors:
     """The threads and child processes of one worker.
 
     Args:
-        most: how many of each at once.
+        most: threads at once. There are never more children that run something than slots.
+
+    Attributes:
+        apps: children in which the app is started for a suspect.
     """
 
     def __init__(self, most: int) -> None:
+        self.apps = 0
         self._most = most
         self._threads: ThreadPoolExecutor | None = None
-        self._children: anyio.CapacityLimiter | None = None
         self._busy: set[Future[Any]] = set()
+        self._idle: dict[Child, asyncio.TimerHandle] = {}
+        self._leaving: set[asyncio.Task[None]] = set()
 
     @property
     def busy_threads(self) -> int:
@@ -42,24 +45,58 @@ class Executors:
         future.add_done_callback(self._busy.discard)
         return await asyncio.wrap_future(future)
 
-    async def process(self, function: Callable[..., Any], payload: bytes) -> None:
+    async def process(self, function: Callable[..., Any], payload: bytes, *, fresh: bool = False) -> None:
         """Run a function in a child process. Cancelling kills the child.
 
+        Args:
+            function: found by its name.
+            payload: the JSON bytes that hold its arguments.
+            fresh: in a child that has run nothing else, and will not.
+
         Raises:
+            NoChild: there is no child to run it.
             WorkerDied: the child died.
             whatever the function raised.
         """
-        if self._children is None:
-            self._children = anyio.CapacityLimiter(self._most)
+        job = packed(function, payload)
+        child = (None if fresh else self._kept()) or await Child.start(run_functions)
         try:
-            await anyio.to_process.run_sync(_in_child, function, payload, cancellable=True, limiter=self._children)
-        except anyio.BrokenWorkerProcess as error:
-            raise WorkerDied("the child process that ran the handler died") from error
+            await child.ask(job)
+        finally:
+            if child.is_alive and not fresh:
+                self._keep(child)
+            else:
+                self.let_go(child)
 
-    def close(self) -> None:
+    def let_go(self, child: Child, patience: float = 0.0) -> None:
+        """Let a child end, and wait no longer than so many seconds for that."""
+        task = asyncio.ensure_future(child.end(patience))
+        self._leaving.add(task)
+        task.add_done_callback(self._leaving.discard)
+
+    async def aclose(self) -> None:
         """Take no more; threads that still run are left to end by themselves."""
         if self._threads is not None:
             self._threads.shutdown(wait=False, cancel_futures=True)
+        for child in list(self._idle):
+            self._retire(child)
+        await asyncio.gather(*self._leaving)
+
+    def _kept(self) -> Child | None:
+        while self._idle:
+            child, timer = self._idle.popitem()
+            timer.cancel()
+            if child.is_alive:
+                return child
+            self.let_go(child)
+        return None
+
+    def _keep(self, child: Child) -> None:
+        self._idle[child] = asyncio.get_running_loop().call_later(IDLE, self._retire, child)
+
+    def _retire(self, child: Child) -> None:
+        self._idle.pop(child).cancel()
+        self.let_go(child)
 
 
 def _in_thread(function: Callable[..., Any], arguments: dict[str, Any]) -> Any:
@@ -67,22 +104,3 @@ def _in_thread(function: Callable[..., Any], arguments: dict[str, Any]) -> Any:
         return function(**arguments)
     except StopIteration as error:  # no future can carry it: whoever waits would wait for ever
         raise RuntimeError("the handler raised StopIteration") from error
-
-
-def _in_child(function: Callable[..., Any], payload: bytes) -> None:
-    # Ctrl-C and a service manager's SIGTERM reach the whole process group. When a handler ends is the worker's
-    # business: it lets it finish or kills it, and a child that died of such a signal would look like one that its
-    # message killed.
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, _not_heard)
-    # The payload is decoded here, from its JSON bytes: nothing but this process's own function reference and bytes
-    # crosses the pipe.
-    arguments = bind(function).arguments(payload)
-    try:
-        function(**arguments)
-    except SystemExit as error:  # it would end this process, and the next handler that is sent here would die with it
-        raise RuntimeError(f"the handler raised SystemExit: {error.code}") from error
-
-
-def _not_heard(*_: object) -> None:
-    """Unlike SIG_IGN, this is not inherited by programs that a handler starts."""

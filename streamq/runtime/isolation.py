@@ -13,7 +13,11 @@ class Isolation:
         self._open = asyncio.Event()
         self._open.set()
         self._idle = asyncio.Event()
-        self._turn = asyncio.Lock()
+
+    @property
+    def taken(self) -> bool:
+        """Whether a suspect runs alone, or waits for that."""
+        return not self._open.is_set()
 
     async def enter(self) -> None:
         """Wait until no suspect runs or waits to run; then a handler may start. ``leave`` must follow."""
@@ -29,7 +33,7 @@ class Isolation:
 
     @contextlib.asynccontextmanager
     async def alone(self, patience: float | None) -> AsyncIterator[bool]:
-        """Let nothing else start, and wait for what runs.
+        """Let nothing else start, and wait for what runs. One suspect at a time: ask ``taken`` first.
 
         Starts are held back, not only fetches: a fetch that is under way can still bring work, and an innocent that
         dies with a suspect would be taken for one.
@@ -40,12 +44,11 @@ class Isolation:
         Yields:
             Whether nothing else runs now.
         """
-        async with self._turn:
-            self._open.clear()
-            try:
-                yield await self._become_idle(patience)
-            finally:
-                self._open.set()
+        self._open.clear()
+        try:
+            yield await self._become_idle(patience)
+        finally:
+            self._open.set()
 
     async def _become_idle(self, patience: float | None) -> bool:
         try:

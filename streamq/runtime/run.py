@@ -13,6 +13,8 @@ from streamq.core.middleware import Middleware
 from streamq.core.policy import Admission
 from streamq.core.registry import Registry
 from streamq.core.signing import KeyRing
+from streamq.runtime.child import Program
+from streamq.runtime.children import Child
 from streamq.runtime.executors import Executors
 from streamq.runtime.isolation import Isolation
 
@@ -35,6 +37,7 @@ class Run:
     timer: asyncio.TimerHandle | None = None
     begun: bool = False  # its task has made its first step
     cause: Cause | None = None  # why it was cancelled
+    child: Child | None = None  # the process that a suspect has for itself
     marking: bool = False  # its token changes just now: what a beat says about the old one means nothing
     abandoned: bool = False  # judged already, but its handler cannot be stopped
     settled: bool = False
@@ -43,7 +46,9 @@ class Run:
     def in_thread(self) -> bool:
         """Whether its handler runs in a thread: nothing can stop it."""
         admission = self.admission
-        return admission is not None and admission.handler.executor == "thread" and self.delivery.started_at > 0
+        if admission is None or self.child is not None:
+            return False
+        return admission.handler.executor == "thread" and self.delivery.started_at > 0
 
 
 @dataclass(slots=True, kw_only=True)
@@ -60,6 +65,7 @@ class Surroundings:
         logger_for: a logger that carries the ids of a message.
         isolation: the gate of this process.
         executors: its threads and children.
+        suspects: what a suspect's child process runs: the app once more; None = there can be no such child.
     """
 
     registry: Registry
@@ -71,3 +77,4 @@ class Surroundings:
     logger_for: Callable[[Message], Any]
     isolation: Isolation
     executors: Executors
+    suspects: Program | None = None

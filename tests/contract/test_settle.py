@@ -293,6 +293,20 @@ async def test_running_alone_is_marked_in_the_delivery_counter(desk):
     assert await desk.store.retry("w1", [(delivery, RETRY)]) == ["OK"]
 
 
+async def test_the_mark_is_taken_off_again(desk):
+    """A worker that is told to end does so: whoever takes the entry over then counts a loss, and no death alone."""
+    (delivery,) = await desk.deliver(draft("a", deliveries=2))
+    before = desk.state()
+    delivery.token = await desk.store.alone("w1", delivery)
+    for _ in range(2):
+        assert await desk.store.alone("w1", delivery, marked=False) == 1
+        assert desk.state() == before
+    desk.age(delivery)
+    assert await desk.store.alone("w2", delivery, marked=False) is None
+    assert (await desk.reclaim("w2")).suspects == 1
+    assert desk.state()["bodies"]["a"] == fields("a", retry_count=0, deliveries=3)
+
+
 async def test_what_was_marked_without_an_answer_can_be_given_back(desk):
     """It never ran, so it goes back with the losses it had: nobody died of it."""
     (delivery,) = await desk.deliver(draft("a", deliveries=2))

@@ -299,7 +299,7 @@ class Rig(Books):
         """Let a consumer look as if it had beaten so long ago."""
         self.raw("HSET", self.keys.workers, consumer, self.now_ms() - ms_ago)
 
-    def dispatcher(self, *, keys=None, rules=None, state=None, publish=None, settle=True):
+    def dispatcher(self, *, keys=None, rules=None, state=None, publish=None, suspects=None, settle=True):
         """A dispatcher whose settler runs by itself, unless the test wants to do that."""
         around = Surroundings(
             registry=self.app.registry,
@@ -311,6 +311,7 @@ class Rig(Books):
             logger_for=lambda message: f"log of {message.id}",
             isolation=self.isolation,
             executors=self.executors,
+            suspects=suspects,
         )
 
         async def renew(lane):
@@ -344,7 +345,7 @@ class Rig(Books):
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        self.executors.close()
+        await self.executors.aclose()
         moment = await self.store.moment()
         assert (moment.imbalance, moment.body_imbalance) == (self.outside, 0)  # protocol 3.3
 

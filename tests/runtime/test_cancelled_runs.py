@@ -208,7 +208,8 @@ async def test_a_child_that_dies_leaves_a_suspect_and_the_second_one_poison(rig)
     assert rig.ledger()["suspect"] == 1
     await rig.run(dispatcher, await rig.deliver_one("b", payload='{"type":"die"}', alone=1, deliveries=2))
     (letter,) = rig.letters()
-    assert (letter["reason"], letter["error"]) == ("poison", "WorkerDied: the child process that ran the handler died")
+    assert letter["reason"] == "poison"
+    assert letter["error"].startswith("WorkerDied: the child process that ran the handler was killed by SIGKILL")
 
 
 # --- leases

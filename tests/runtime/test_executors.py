@@ -2,6 +2,7 @@
 
 import asyncio
 import contextvars
+import gc
 import os
 import pickle
 import signal
@@ -11,18 +12,22 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from streamq import Reject
-from streamq.core.policy import WorkerDied
+from streamq.core.failure import describe
+from streamq.core.policy import NoChild, WorkerDied
+from streamq.runtime import children
+from streamq.runtime import executors as module
+from streamq.runtime.children import Child
 from streamq.runtime.executors import Executors
 from tests.runtime import child
-from tests.runtime.rig import soon, turns
+from tests.runtime.rig import soon, turns, until
 from tests.support import wait_until
 
 
 @pytest.fixture
-def executors():
+async def executors():
     made = Executors(2)
     yield made
-    made.close()
+    await made.aclose()
 
 
 # --- threads
@@ -77,16 +82,17 @@ async def test_closing_does_not_wait_for_a_thread(executors):
     go = threading.Event()
     run = asyncio.ensure_future(executors.thread(go.wait, {}))
     await turns()
-    executors.close()
+    await soon(executors.aclose())
     assert executors.busy_threads == 1
     go.set()
     await soon(run)
 
 
-def test_nothing_is_started_before_it_is_needed():
+async def test_nothing_is_started_before_it_is_needed():
     made = Executors(2)
-    made.close()
+    await made.aclose()
     assert made._threads is None
+    assert not made._idle
 
 
 async def test_as_many_threads_as_slots(executors):
@@ -123,7 +129,7 @@ async def test_what_a_child_raises_comes_back(executors):
 
 
 async def test_an_error_that_cannot_be_carried_over_is_an_error_all_the_same(executors):
-    with pytest.raises(Exception, match="pickle"):
+    with pytest.raises(RuntimeError, match="Awkward: awkward"):
         await run(executors, child.fail_awkwardly)
 
 
@@ -164,3 +170,136 @@ async def test_cancelling_kills_the_child(executors, tmp_path):
         await soon(task)
     with pytest.raises(ProcessLookupError):
         os.kill(pid, 0)
+
+
+async def test_what_a_handler_prints_is_no_word_of_ours(executors, tmp_path, capfd):
+    """Nor what a program prints that it starts: an innocent would be taken for one that killed its process."""
+    await run(executors, child.chat, f'{{"path":"{tmp_path / "out"}"}}'.encode())
+    assert (tmp_path / "out").read_text() == "said"
+    out, err = capfd.readouterr()
+    assert (out, "RETURN 5" in err, "EXCEPTION 7" in err) == ("", True, True)
+
+
+async def test_an_error_that_does_not_come_back_whole_is_told_in_words(executors):
+    with pytest.raises(RuntimeError, match="OneWay: here and there"):
+        await run(executors, child.fail_one_way)
+
+
+async def test_an_error_remembers_where_it_was_raised(executors):
+    with pytest.raises(ValueError, match="broken") as raised:
+        await run(executors, child.fail)
+    told = describe(raised.value)
+    assert (told.error, told.fingerprint) == ("ValueError: broken", "ValueError tests.runtime.child.fail")
+    assert 'raise ValueError("broken")' in told.traceback
+
+
+@pytest.mark.parametrize(
+    ("function", "text"),
+    [(child.die, "was killed by SIGKILL"), (child.leave_one_behind, "exited with code 3")],
+    ids=["killed", "with a process left behind"],
+)
+async def test_a_death_is_told(executors, tmp_path, function, text):
+    place = tmp_path / "pid"
+    with pytest.raises(WorkerDied, match=text) as died:
+        await run(executors, function, f'{{"path":"{place}"}}'.encode())
+    assert died.value.alone
+    if place.exists():
+        os.kill(int(place.read_text()), signal.SIGKILL)
+
+
+async def test_a_child_is_kept_for_the_next_and_then_its_death_is_not_told_of_one_alone(executors, tmp_path):
+    """What earlier handlers left behind in it may be the reason."""
+    pids = []
+    for _ in range(2):
+        await run(executors, child.write, f'{{"path":"{tmp_path / "out"}"}}'.encode())
+        pids.append((tmp_path / "out").read_text().split()[1])
+    assert pids[0] == pids[1]
+    with pytest.raises(WorkerDied) as died:
+        await run(executors, child.die)
+    assert not died.value.alone
+
+
+async def test_a_child_that_is_kept_keeps_nothing_of_what_it_ran(executors, tmp_path):
+    """Each wait for its death that is given up stays with the process: a busy child would grow for ever."""
+    payload = f'{{"path":"{tmp_path / "out"}"}}'.encode()
+
+    def futures():
+        gc.collect()
+        return sum(isinstance(found, asyncio.Future) for found in gc.get_objects())
+
+    await run(executors, child.write, payload)
+    before = futures()
+    for _ in range(10):
+        await run(executors, child.write, payload)
+    assert futures() - before < 5
+
+
+async def test_one_that_must_be_alone_gets_a_child_of_its_own(executors, tmp_path):
+    payload = f'{{"path":"{tmp_path / "out"}"}}'.encode()
+    pids = []
+    for fresh in (False, True, False):
+        await soon(executors.process(child.write, payload, fresh=fresh))
+        pids.append(int((tmp_path / "out").read_text().split()[1]))
+    assert pids[0] == pids[2] != pids[1]
+    with pytest.raises(WorkerDied) as died:
+        await soon(executors.process(child.die, b"{}", fresh=True))
+    assert died.value.alone
+
+
+async def test_one_that_was_killed_while_it_was_idle_is_replaced(executors, tmp_path):
+    payload = f'{{"path":"{tmp_path / "out"}"}}'.encode()
+    await run(executors, child.write, payload)
+    (kept,) = executors._idle
+    os.kill(int((tmp_path / "out").read_text().split()[1]), signal.SIGKILL)
+    await until(lambda: not kept.is_alive)
+    await run(executors, child.write, payload)
+    assert kept not in executors._idle
+
+
+async def test_one_that_nobody_needs_any_more_ends(executors, monkeypatch, tmp_path):
+    monkeypatch.setattr(module, "IDLE", 0.0)
+    await run(executors, child.write, f'{{"path":"{tmp_path / "out"}"}}'.encode())
+    await until(lambda: not executors._idle)
+    pid = int((tmp_path / "out").read_text().split()[1])
+    await until(lambda: not executors._leaving)
+    with pytest.raises(ProcessLookupError):
+        os.kill(pid, 0)
+
+
+async def test_no_child_outlives_its_worker(executors, tmp_path):
+    await run(executors, child.write, f'{{"path":"{tmp_path / "out"}"}}'.encode())
+    await soon(executors.aclose())
+    with pytest.raises(ProcessLookupError):
+        os.kill(int((tmp_path / "out").read_text().split()[1]), 0)
+
+
+@pytest.mark.parametrize(
+    ("program", "text"),
+    [
+        (child.raises, "LookupError: there is one already"), (child.exits, "exited with code 5"),
+        (child.never, "not ready within 2 s"),
+    ],
+    ids=["raises", "exits", "hangs"],
+)  # fmt: skip
+async def test_a_child_that_does_not_become_ready_says_nothing_about_a_message(monkeypatch, program, text):
+    monkeypatch.setattr(children, "START_PATIENCE", 2.0)
+    with pytest.raises(NoChild, match=text):
+        await soon(Child.start(program))
+
+
+async def test_a_machine_that_has_no_room_for_a_child_says_nothing_about_a_message(executors, monkeypatch):
+    async def refuse(*_, **__):
+        raise BlockingIOError(11, "Resource temporarily unavailable")
+
+    monkeypatch.setattr(asyncio, "create_subprocess_exec", refuse)
+    with pytest.raises(NoChild, match="Resource temporarily unavailable"):
+        await run(executors, child.write)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP], ids=lambda number: number.name)
+async def test_a_signal_to_the_whole_group_is_not_heard_by_a_child(executors, tmp_path, number):
+    place = tmp_path / "pid"
+    task = asyncio.ensure_future(executors.process(child.hang, f'{{"path":"{place}"}}'.encode()))
+    await asyncio.to_thread(wait_until, place.exists, 20)
+    os.kill(int(place.read_text()), number)
+    await soon(task)  # the handler waits for any signal, and ends by itself

@@ -65,21 +65,23 @@ async def test_no_patience_is_needed_when_nobody_runs():
         assert alone
 
 
-async def test_two_suspects_run_one_after_the_other():
-    gate, running, most = Isolation(), 0, 0
+async def test_it_is_taken_while_a_suspect_waits_and_while_it_runs():
+    """Whoever is next does not wait beside it."""
+    gate, seen = Isolation(), []
 
     async def suspect():
-        nonlocal running, most
-        async with gate.alone(None) as alone:
-            assert alone
-            running += 1
-            most = max(most, running)
-            await turns(3)
-            running -= 1
+        async with gate.alone(None):
+            seen.append(gate.taken)
 
-    await soon(asyncio.gather(suspect(), suspect(), suspect()))
-    assert most == 1
-    await soon(gate.enter())
+    await gate.enter()
+    assert not gate.taken
+    task = asyncio.ensure_future(suspect())
+    await turns()
+    assert gate.taken
+    gate.leave()
+    await soon(task)
+    assert seen == [True]
+    assert not gate.taken
 
 
 @pytest.mark.parametrize("place", ["in its turn", "while it waits"])

@@ -1,13 +1,18 @@
 """What may kill its worker runs alone, marked, so that nothing else dies with it and everybody knows how it died."""
 
 import asyncio
+import contextlib
+import json
+import os
 
 import pytest
 
-from streamq.core.events import Settled, Started
-from streamq.runtime import dispatcher as module
+from streamq.core.events import Noticed, Settled, Started
+from streamq.runtime import suspects as module
+from streamq.runtime.dispatcher import DYING_TOGETHER
+from streamq.runtime.lifecycle import Lifecycle
 from tests.runtime import child
-from tests.runtime.rig import OTHER, QUEUE, US, soon, turns
+from tests.runtime.rig import OTHER, QUEUE, US, soon, turns, until
 
 
 class Hand:
@@ -149,13 +154,96 @@ async def test_the_first_refusal_is_remembered(make_rig):
     assert rig.waiting("old")["held_since"] == str(since)
 
 
-async def test_two_suspects_run_one_after_the_other(hand):
+@pytest.mark.parametrize("losses", [2, 5])
+@pytest.mark.parametrize("first", ["runs", "waits for others to end"])
+async def test_while_one_has_its_turn_the_others_do_not_wait_beside_it(hand, first, losses):
+    """They would be lost with this worker: they come back in a second, and that is no loss of theirs."""
     rig = hand.rig
+    hand.hold("innocent", "one")
     dispatcher = rig.dispatcher()
-    for name in ("one", "two"):
-        dispatcher.start(await hand.deliver(name, deliveries=2))
+    if first == "waits for others to end":
+        dispatcher.start(await hand.deliver("innocent"))
+        await soon(hand.began.wait())
+    dispatcher.start(await hand.deliver("one", deliveries=2))
+    await turns()
+    dispatcher.start(await hand.deliver("two", deliveries=losses, alone=1))
+    await rig.events.until(Settled, message_id="two")
+    assert 0 < rig.delayed()["two"] <= 1000
+    assert rig.waiting("two").items() >= {"deliveries": str(losses), "alone": "1"}.items()
+    hand.go["innocent"].set()
+    hand.go["one"].set()
     await rig.emptied()
-    assert hand.ran == [("one", {"one"}), ("two", {"two"})]
+    assert "two" not in [name for name, _ in hand.ran]
+
+
+@pytest.mark.parametrize("reply", ["comes", "is lost"])
+async def test_a_worker_that_is_told_to_end_takes_the_mark_off(hand, reply):
+    """Whoever ends a service kills what does not end in time: that is no death of the message's doing."""
+    rig = hand.rig
+    hand.hold("suspect")
+    dispatcher = rig.dispatcher()
+    dispatcher.start(await hand.deliver("suspect", deliveries=2))
+    await soon(hand.began.wait())
+    rig.wire.mute = int(reply == "is lost")
+    rig.lifecycle.quiet()
+    await until(lambda: rig.pending()["suspect"] == (US, 1))
+    hand.go["suspect"].set()
+    await rig.emptied()
+    assert rig.ledger()["done"] == 1
+
+
+async def test_its_failure_is_written_under_the_token_without_the_mark(rig, monkeypatch):
+    """The outcome waits for the reply: sent with the old token it would be refused."""
+    hand = Hand(rig, fails=["suspect"])
+    hand.hold("suspect")
+    alone, reply = rig.lane.store.alone, asyncio.Event()
+
+    async def late(consumer, delivery, *, marked):
+        token = await alone(consumer, delivery, marked=marked)
+        if not marked:
+            await reply.wait()
+        return token
+
+    monkeypatch.setattr(rig.lane.store, "alone", late)
+    dispatcher = rig.dispatcher()
+    dispatcher.start(await hand.deliver("suspect", deliveries=2))
+    await soon(hand.began.wait())
+    rig.lifecycle.quiet()
+    await until(lambda: rig.pending()["suspect"] == (US, 1))
+    hand.go["suspect"].set()
+    await turns()
+    reply.set()
+    await rig.emptied()
+    assert rig.waiting("suspect")["retry_count"] == "1"
+    assert "fenced" not in rig.ledger()
+
+
+@pytest.mark.parametrize("warned", [True, False])
+async def test_a_deploy_that_kills_convicts_nobody(hand, warned):
+    """Told to end and then killed with a suspect alone in it, as often as you like; without a warning, twice."""
+    rig = hand.rig
+    hand.hold("suspect")
+    await rig.add("suspect", payload='{"type":"work","name":"suspect"}', deliveries=2)
+    for _ in range(2):
+        (delivery,) = rig.fetch()
+        hand.began.clear()
+        hand.rig.lifecycle = rig.lane.lifecycle = Lifecycle()
+        dispatcher = rig.dispatcher()
+        dispatcher.start(delivery)
+        await soon(hand.began.wait())
+        if warned:
+            rig.lifecycle.quiet()
+            await until(lambda: rig.pending()["suspect"] == (US, 1))
+        for task in dispatcher.abort():  # nothing that it does reaches Redis any more
+            with contextlib.suppress(asyncio.CancelledError):
+                await task
+        rig.age(delivery)
+        await rig.store.reclaim(OTHER, lease_ms=60_000, count=9, silent_after_ms=60_000, max_deliveries=20)
+        rig.lane.in_flight.drop(delivery)
+        for member in rig.delayed():
+            rig.raw("ZADD", rig.keys.delayed, 1, member)
+        await rig.store.promote()
+    assert [letter["reason"] for letter in rig.letters()] == ([] if warned else ["poison"])
 
 
 async def test_one_that_is_not_ours_any_more_does_not_run(hand):
@@ -183,8 +271,8 @@ async def test_a_beat_that_meets_the_mark_does_not_take_it_for_another_worker(ha
     dispatcher = rig.dispatcher()
     alone = rig.lane.store.alone
 
-    async def beaten(consumer, delivery):
-        token = await alone(consumer, delivery)
+    async def beaten(consumer, delivery, *, marked):
+        token = await alone(consumer, delivery, marked=marked)
         dispatcher.lease_lost(delivery, delivery.token)
         return token
 
@@ -266,8 +354,143 @@ async def test_in_a_child_process_nothing_needs_to_pause(rig, tmp_path):
     assert "alone" not in rig.wire.sent
 
 
-def test_the_pause_of_the_interface():
-    assert (module.SUSPECT_PAUSE_MS, module.PATIENT_FROM) == (30_000, 5)
+def test_the_pauses_of_the_interface():
+    assert (module.SUSPECT_PAUSE_MS, module.TURN_PAUSE_MS, module.PATIENT_FROM) == (30_000, 1_000, 5)
+
+
+# --- in a process of its own
+
+
+@pytest.fixture
+async def solo(rig, tmp_path):
+    """A rig whose app can be started in a child process, and the file that its handlers write."""
+    rig.app.registry = child.suspects.registry
+    rig.place = tmp_path / "out"
+    rig.ask = lambda kind, **more: json.dumps({"type": kind, "path": str(rig.place), **more})
+    return rig
+
+
+async def test_a_process_of_its_own_needs_no_mark_and_nothing_pauses(solo):
+    rig = solo
+    await soon(rig.isolation.enter())
+    dispatcher = rig.dispatcher(suspects=child.serve)
+    rig.wire.sent.clear()
+    await rig.run(dispatcher, await rig.deliver_one("a", payload=rig.ask("work"), deliveries=2))
+    assert int(rig.place.read_text()) != os.getpid()
+    assert "alone" not in rig.wire.sent
+    assert rig.ledger()["done"] == 1
+
+
+async def test_there_are_only_so_many_apps_at_once(solo, monkeypatch):
+    """A hundred neighbours of one poison would take all memory, and then be taken for it. Nothing is counted."""
+    rig = solo
+    monkeypatch.setattr(module, "MOST_APPS", 1)
+    dispatcher = rig.dispatcher(suspects=child.serve)
+    dispatcher.start(await rig.deliver_one("a", payload=rig.ask("hold_thread"), deliveries=2))
+    await until(rig.place.exists)
+    dispatcher.start(await rig.deliver_one("b", payload=rig.ask("work"), deliveries=3, alone=1))
+    await rig.events.until(Settled, message_id="b")
+    assert 0 < rig.delayed()["b"] <= 1000
+    assert rig.waiting("b").items() >= {"deliveries": "3", "alone": "1"}.items()
+    dispatcher.cancel_started()
+    await rig.emptied()
+    assert rig.executors.apps == 0
+
+
+async def test_from_five_losses_on_it_runs_alone_there_too(solo):
+    """No child saved the last workers: it eats the memory of all, or kills its parent."""
+    rig = solo
+    await soon(rig.isolation.enter())
+    dispatcher = rig.dispatcher(suspects=child.serve)
+    dispatcher.start(await rig.deliver_one("a", payload=rig.ask("hold_thread"), deliveries=5))
+    await until(lambda: rig.isolation.taken)
+    assert rig.pending()["a"] == (US, 1)
+    rig.isolation.leave()
+    await until(rig.place.exists)
+    assert rig.pending()["a"] == (US, 1001)
+    dispatcher.cancel_started()
+    await rig.emptied()
+    assert rig.entries()[0]["deliveries"] == "5"
+
+
+async def test_an_executor_process_gets_a_fresh_one_and_from_five_losses_on_the_mark(rig, tmp_path):
+    rig.app.registry = child.app.registry
+    payload = json.dumps({"type": "write", "path": str(tmp_path / "out")})
+    dispatcher, pids, marks = rig.dispatcher(), [], []
+    for losses in (0, 2, 5, 0):
+        rig.wire.sent.clear()
+        await rig.run(dispatcher, await rig.deliver_one(payload=payload, deliveries=losses))
+        pids.append((tmp_path / "out").read_text())
+        marks.append("alone" in rig.wire.sent)
+    assert pids[0] == pids[3]
+    assert len(set(pids)) == 3
+    assert marks == [False, False, True, False]
+
+
+async def test_where_the_app_cannot_be_there_twice_it_runs_alone_in_the_worker(solo):
+    rig = solo
+    dispatcher = rig.dispatcher(suspects=child.raises)
+    await rig.run(dispatcher, await rig.deliver_one("a", payload=rig.ask("work"), deliveries=2))
+    assert int(rig.place.read_text()) == os.getpid()
+    assert "alone" in rig.wire.sent
+    (noticed,) = rig.events.of(Noticed)
+    assert "LookupError: there is one already" in noticed.text
+
+
+async def test_a_handler_that_does_not_want_one_gets_none(solo):
+    rig = solo
+    dispatcher = rig.dispatcher(suspects=child.raises)
+    await rig.run(dispatcher, await rig.deliver_one("a", payload=rig.ask("here"), deliveries=2))
+    assert int(rig.place.read_text()) == os.getpid()
+    assert rig.events.of(Noticed) == []
+
+
+async def test_an_app_that_has_changed_meanwhile_holds_the_message(solo):
+    rig = solo
+    dispatcher = rig.dispatcher(suspects=child.serve_another_app)
+    await rig.run(dispatcher, await rig.deliver_one("a", payload=rig.ask("work"), deliveries=2, alone=1))
+    assert rig.waiting("a").items() >= {"deliveries": "2", "alone": "1", "retry_count": "0"}.items()
+    assert rig.ledger()["held"] == 1
+
+
+async def test_a_thread_there_can_be_stopped(solo):
+    """A time limit ends it at once; in the worker it would keep its slot."""
+    rig = solo
+    dispatcher = rig.dispatcher(suspects=child.serve)
+    metadata = '{"timeout":500}'
+    suspect = await rig.deliver_one("a", payload=rig.ask("hold_thread"), deliveries=2, metadata=metadata)
+    await rig.run(dispatcher, suspect)
+    assert rig.waiting("a").items() >= {"deliveries": "0", "retry_count": "1"}.items()
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(rig.place.read_text()), 0)
+
+
+@pytest.mark.parametrize("told", ["before", "just after", "never"])
+async def test_a_death_is_a_verdict_only_of_a_worker_that_lives_on(solo, told, monkeypatch):
+    """Whoever ends a service may kill its processes in any order."""
+    rig = solo
+    dispatcher = rig.dispatcher(suspects=child.serve)
+    pause = rig.lifecycle.pause
+
+    async def paused(seconds):
+        assert seconds == DYING_TOGETHER
+        if told == "just after":
+            rig.lifecycle.quiet()
+        return await pause(0 if told == "never" else seconds)
+
+    monkeypatch.setattr(rig.lifecycle, "pause", paused)
+    suspect = await rig.deliver_one("a", payload=rig.ask("work", dies=True), deliveries=2, alone=1)
+    if told == "before":
+        rig.lifecycle.quiet()
+    await rig.run(dispatcher, suspect)
+    if told == "never":
+        (letter,) = rig.letters()
+        assert letter["reason"] == "poison"
+        assert letter["error"] == "WorkerDied: the child process that ran the handler exited with code 9"
+        assert letter["fingerprint"] == "WorkerDied"
+    else:
+        assert rig.entries()[0].items() >= {"deliveries": "2", "alone": "1"}.items()
+        assert rig.ready() == ["a"]
 
 
 async def test_a_suspect_that_starts_is_told_like_any_other(hand):

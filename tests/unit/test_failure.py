@@ -1,13 +1,14 @@
 """What is said about an error: limits, no secrets, no local variables, and what groups errors by cause."""
 
 import json
+import pickle
 import sys
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streamq.core.failure import MAX_ERROR, MAX_TRACEBACK, clip, describe, scrub, text_of
+from streamq.core.failure import MAX_ERROR, MAX_TRACEBACK, clip, describe, remember, scrub, text_of
 
 
 class Mute(Exception):
@@ -288,3 +289,12 @@ def test_an_error_whose_parts_make_no_sense_is_described_all_the_same():
     found = describe(caught.value)
     assert "test_failure" in found.traceback
     assert found.fingerprint.startswith("SyntaxError ")
+
+
+def test_an_error_keeps_its_description_on_its_way_to_another_process():
+    """Its frames do not travel."""
+    error = caught(int, "x")
+    told = describe(error)
+    assert told.traceback
+    remember(error)
+    assert describe(pickle.loads(pickle.dumps(error))) == told

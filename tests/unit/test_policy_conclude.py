@@ -15,6 +15,7 @@ from streamq.core.outcome import Ack, DeadLetter, Reason, Retry, Wait
 from streamq.core.policy import (
     Admission,
     HandlerTimeout,
+    NoChild,
     WorkerDied,
     admit,
     conclude,
@@ -280,6 +281,20 @@ def test_the_second_death_alone_is_poison(alone):
     assert (found.reason, found.error, found.retry_count) == (Reason.POISON, "WorkerDied: it died", 1)
 
 
+@pytest.mark.parametrize("alone", ["0", "1"])
+def test_a_death_in_a_process_that_ran_others_before_is_no_death_alone(alone):
+    """What they left behind may have been the reason. It makes a suspect, and the next process is its own."""
+    found = conclude_after(WorkerDied("it died", alone=False), alone=alone, retry_count="1")
+    assert (found.why, found.deliveries, found.alone) == (Wait.SUSPECT, 2, int(alone))
+
+
+def test_a_process_that_cannot_be_started_says_nothing_about_the_message():
+    """Neither an attempt nor a loss; it is tried again soon."""
+    counters = {"retry_count": "1", "deliveries": "2", "alone": "1", "held_since": "5"}
+    found = conclude_after(NoChild("no memory"), **counters)
+    assert found == Retry(Wait.HELD, 5000, 1, deliveries=2, held_since=5, alone=1, error="NoChild: no memory")
+
+
 def test_a_suspect_that_cannot_run_now():
     """It waits with everything that is known about it: losses, failures, deaths."""
     counters = {"retry_count": "1", "deliveries": "2", "alone": "1", "held_since": "5"}
@@ -326,7 +341,14 @@ ERRORS = st.one_of(
     st.builds(errors.Snooze, st.one_of(st.floats(), st.integers(), st.timedeltas())),
     st.builds(errors.Reject, st.text(st.characters())),
     st.sampled_from(
-        [KeyboardInterrupt(), Broken(), HandlerTimeout(), WorkerDied(), BaseExceptionGroup("g", [Broken()])]
+        [
+            KeyboardInterrupt(),
+            Broken(),
+            HandlerTimeout(),
+            WorkerDied("it died"),
+            NoChild(),
+            BaseExceptionGroup("g", [Broken()]),
+        ]
     ),
 )
 

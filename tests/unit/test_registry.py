@@ -108,6 +108,7 @@ def test_a_pattern_beside_a_name_is_no_conflict():
         ({"retry_on": [OSError]}, "retry_on should be a tuple"),
         ({"retry_on": OSError}, "retry_on should be a tuple"),
         ({"never_retry": (OSError, "ValueError")}, "never_retry should be a tuple"),
+        ({"isolate": "thread"}, "isolate 'thread' should be 'process' or 'worker'"),
         ({"never_retry": (OSError("x"),)}, "never_retry should be a tuple"),
         ({"never_retry": (int,)}, "never_retry should be a tuple"),
     ],

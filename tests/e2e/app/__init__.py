@@ -2,15 +2,34 @@
 
 import asyncio
 import os
+import resource
+import signal
 import time
+from collections.abc import AsyncIterator
+from contextvars import ContextVar
+from typing import Any
 
-from streamq import Context, StreamQ
+from streamq import Context, Drop, Reject, Retry, Snooze, StreamQ
 from tests.e2e import journal
 from tests.e2e.journal import note, runs_of
 
 app = StreamQ()
 QUEUES = ["work", "other", "third"]
+wrapped = ContextVar("wrapped", default=False)  # whether the middleware is around this handler
 GATES = "E2E_GATES"  # the variable that names the directory where the test opens a gate by making a file
+
+
+@app.lifespan
+async def lifespan() -> AsyncIterator[str]:
+    """What a handler finds in every process of the app."""
+    yield "state of the lifespan"
+
+
+@app.middleware
+async def around(_: Context, call_next: Any) -> Any:
+    """Leave a sign."""
+    wrapped.set(True)
+    return await call_next()
 
 
 async def until_open(gate: str) -> None:
@@ -135,3 +154,64 @@ def process_crash(key: str) -> None:
     """Take the child process down."""
     note("S", key)
     os._exit(9)
+
+
+def die(how: str) -> None:
+    """Take this process down."""
+    if how == "exit":
+        os._exit(9)
+    os.kill(os.getpid(), signal.Signals[how])
+
+
+@app.handler(QUEUES)
+async def dies(key: str, how: str, ctx: Context) -> None:
+    """Take the process down in which it runs; one of its own is good enough."""
+    note("S", key, ctx.attempt)
+    die(how)
+
+
+@app.handler(QUEUES, isolate="worker")
+async def dies_here(key: str, how: str, ctx: Context) -> None:
+    """The same, but it will not run in a process of its own."""
+    note("S", key, ctx.attempt)
+    die(how)
+
+
+@app.handler(QUEUES, isolate="worker")
+async def gated_here(key: str, ctx: Context, gate: str = "gate") -> None:
+    """Run in the worker until the test says so."""
+    await gated(key, ctx, gate)
+
+
+@app.handler(QUEUES)
+def sync_gated(key: str, ctx: Context, gate: str = "gate") -> None:
+    """Hold a thread, which nothing can stop but the end of its process, until the test says so."""
+    note("S", key, ctx.attempt)
+    asyncio.run(until_open(gate))
+    note("F", key, ctx.attempt)
+
+
+@app.handler(QUEUES)
+async def looks_around(key: str, ctx: Context) -> None:
+    """Use whatever the app gives its handlers: state, middleware, publishing, logging."""
+    note("S", key, ctx.attempt)
+    ctx.log.info("looking around", state=ctx.state, middleware=wrapped.get())
+    print("a line on stdout")  # noqa: T201 - what a child prints is not data of the worker's
+    await ctx.publish("other", {"type": "ok", "key": f"from-{key}"})
+    note("F", key, ctx.attempt)
+
+
+@app.handler(QUEUES)
+async def eats_memory(key: str) -> None:
+    """Want more than it may have."""
+    note("S", key)
+    resource.setrlimit(resource.RLIMIT_AS, (1 << 30, 1 << 30))
+    bytearray(1 << 32)
+
+
+@app.handler(QUEUES)
+async def says(key: str, word: str, ctx: Context) -> None:
+    """Decide about its own fate."""
+    note("S", key, ctx.attempt)
+    words = {"Retry": Retry(after=0.1), "Snooze": Snooze(after=3600), "Reject": Reject("no"), "Drop": Drop("no")}
+    raise words[word] if word in words else RuntimeError(word)
