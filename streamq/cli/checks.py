@@ -1,23 +1,14 @@
 """What ``streamq doctor`` thinks of what it found. Pure: facts in, findings out."""
 
-from collections.abc import Iterator, Mapping
-from typing import Any, Literal, NamedTuple
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
-Status = Literal["ok", "warn", "fail"]
+from streamq.core.precautions import Finding
 
 FLOOR = (7, 0)
 SLOW, CLOCK_OFF = 0.010, 1.0  # seconds: of a round trip, of an offset
 NEARLY_FULL, FULL = 0.8, 0.95  # of the memory there is
 BACKPORTED = {(7, 0), (7, 2)}  # branches that distributions still mend without changing the number
-
-
-class Finding(NamedTuple):
-    """One line of the doctor."""
-
-    check: str
-    status: Status
-    detail: str
-    cure: str | None = None
 
 
 class Hole(NamedTuple):
@@ -98,19 +89,6 @@ def role(info: Mapping[str, Any], *, clustered: bool) -> Iterator[Finding]:
         yield Finding("role", "fail", "this is a node of a Cluster, and holds only some of the queues", cure)
 
 
-def eviction(info: Mapping[str, Any], settings: Mapping[str, str]) -> Finding:
-    """Whether Redis may throw our keys away when memory is short."""
-    policy = str(info.get("maxmemory_policy") or settings.get("maxmemory-policy") or "")
-    cure = "CONFIG SET maxmemory-policy noeviction, and the same in its configuration file"
-    if not policy:
-        return Finding("eviction", "warn", "unknown: INFO and CONFIG GET are not allowed", f"make sure of it: {cure}")
-    if policy == "noeviction":
-        return Finding("eviction", "ok", "maxmemory-policy noeviction")
-    if policy.startswith("volatile"):
-        return Finding("eviction", "warn", f"{policy}: when memory is short, duplicates are not recognised", cure)
-    return Finding("eviction", "fail", f"{policy}: when memory is short, whole queues are deleted without a word", cure)
-
-
 def memory(info: Mapping[str, Any]) -> Finding:
     """How much memory is left."""
     used, limit = int(info.get("used_memory", 0)), int(info.get("maxmemory", 0))
@@ -124,26 +102,35 @@ def memory(info: Mapping[str, Any]) -> Finding:
     return Finding("memory", "warn", said, cure) if used > NEARLY_FULL * room else Finding("memory", "ok", said)
 
 
-def persistence(info: Mapping[str, Any], settings: Mapping[str, str]) -> Iterator[Finding]:
-    """What survives a restart of Redis."""
-    cure = "CONFIG SET appendonly yes, and the same in its configuration file"
-    if "aof_enabled" not in info:
-        yield Finding("persistence", "warn", "unknown: INFO is not allowed", f"make sure of it: {cure}")
-        return
-    if info["aof_enabled"]:
-        fsync = settings.get("appendfsync", "everysec")
-        risk = {"always": "nothing is lost", "everysec": "a power cut may take the last second"}
-        status: Status = "ok" if fsync in risk else "warn"
-        said = f"append-only file, fsync {fsync}: {risk.get(fsync, 'a power cut may take half a minute')}"
-        yield Finding("persistence", status, said, None if fsync in risk else "CONFIG SET appendfsync everysec")
-    elif settings.get("save"):
-        yield Finding("persistence", "warn", f"snapshots alone (save {settings['save']}): a crash loses minutes", cure)
-    else:
-        what = "none" if "save" in settings else "no append-only file"
-        yield Finding("persistence", "warn", f"{what}: a restart of Redis may lose every message", cure)
-    for name, what in (("aof_last_write_status", "the append-only file"), ("rdb_last_bgsave_status", "the snapshot")):
-        if info.get(name, "ok") != "ok":
-            yield Finding("persistence", "fail", f"writing {what} failed", "see the log of Redis: a full disk, a right")
+def durability(
+    wanted: Mapping[str, Sequence[str]], info: Mapping[str, Any], settings: Mapping[str, str], *, everysec: bool
+) -> Iterator[Finding]:
+    """Whether Redis can confirm what queues ask for: where it cannot, every publish ends in DurabilityUnconfirmed.
+
+    Args:
+        wanted: queues by what they ask for: ``fsync``, ``replica``.
+        info: INFO.
+        settings: CONFIG GET.
+        everysec: the server's WAITAOF waits for the disk with ``appendfsync everysec``, too.
+    """
+    fsync, replica = wanted.get("fsync"), wanted.get("replica")
+    if fsync:
+        said, policy = f"durable: fsync for {', '.join(fsync)}", settings.get("appendfsync")
+        kind, version = server_version(info)
+        if kind == "Redis" and version.startswith(("7.0.", "7.1.")):
+            yield Finding("durable", "fail", f"{said}: {kind} {version} has no WAITAOF", "Redis 7.2 or Valkey")
+        elif not info.get("aof_enabled"):
+            yield Finding("durable", "fail", f"{said}: there is no append-only file", "CONFIG SET appendonly yes")
+        elif policy == "no" or (policy != "always" and not everysec):
+            why = "never waits" if policy == "no" else f"{kind} {version} confirms before the disk has it"
+            cure = "CONFIG SET appendfsync always, and the same in its configuration file"
+            yield Finding("durable", "fail", f"{said}: appendfsync {policy or 'unknown'}: {why}", cure)
+        else:
+            yield Finding("durable", "ok", f"{said}: WAITAOF confirms it")
+    if replica:
+        said, there = f"durable: replica for {', '.join(replica)}", int(info.get("connected_slaves", 0))
+        more = None if there else "give it a replica, or name another durability"
+        yield Finding("durable", "ok" if there else "fail", f"{said}: {there} connected", more)
 
 
 def idle_timeout(settings: Mapping[str, str], block: float) -> Finding:

@@ -5,10 +5,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from streamq.cli.checks import Finding
 from streamq.cli.options import AppName, ConfigPath, RedisUrl, scoped, settings_from
 from streamq.cli.output import Format, Output, show, shown
 from streamq.cli.run import FAILURE, UNREACHABLE, command
+from streamq.core.precautions import Finding
 
 if TYPE_CHECKING:
     from streamq.settings import Settings

@@ -4,12 +4,15 @@ import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from streamq.cli import checks
-from streamq.cli.checks import Finding
+from streamq.cli import checks, topology
+from streamq.core import precautions
 from streamq.core.errors import RedisUnavailable
+from streamq.core.precautions import Finding
 from streamq.core.signing import KeyRing
+from streamq.store.durability import everysec_is_true
 from streamq.store.inspect import unhealthy
-from streamq.store.server import Server
+from streamq.store.server import Server, ServerFacts
+from streamq.store.topology import ask_each_sentinel, connected_master, look_at_cluster
 
 if TYPE_CHECKING:
     from streamq.session import Session
@@ -30,15 +33,41 @@ async def server_findings(session: "Session") -> AsyncIterator[Finding]:
     for finding in (
         *checks.versions(facts.info),
         *checks.role(facts.info, clustered=session.connections.clustered),
-        checks.eviction(facts.info, facts.settings),
+        *await _topology(session, facts),
+        precautions.eviction(facts.info, facts.settings),
         checks.memory(facts.info),
-        *checks.persistence(facts.info, facts.settings),
+        *precautions.persistence(facts.info, facts.settings),
+        *_durability(session, facts),
         checks.idle_timeout(facts.settings, session.connections.block),
     ):
         yield finding
     yield checks.clock(await server.clock_offset())
     limits = server.timeouts()
     yield checks.timeouts(limits.read, limits.block)
+
+
+async def _topology(session: "Session", facts: ServerFacts) -> list[Finding]:
+    connections, info = session.connections, facts.info
+    if connections.clustered:
+        names = sorted({*await session.inspector.names(), *session.settings.queues})
+        view = await look_at_cluster(connections, session.keyspace, names)
+        hint = topology.min_replicas(facts.settings) if any(node.replicas for node in view.masters) else ()
+        return [*topology.cluster(view), *hint]
+    if connections.url.kind == "sentinel":
+        views = await ask_each_sentinel(connections)
+        known = topology.sentinels(views, await connected_master(connections))
+        return [*known, *topology.replicas(info), *topology.min_replicas(facts.settings)]
+    return [*topology.standalone(info), *topology.replicas(info)]
+
+
+def _durability(session: "Session", facts: ServerFacts) -> Iterator[Finding]:
+    config = session.settings.config
+    wanted: dict[str, list[str]] = {}
+    for name, queue in (*config.queues.items(), ("queues that are not configured", config.queue("default"))):
+        wanted.setdefault(queue.durable, []).append(name)
+    kind, version = checks.server_version(facts.info)
+    everysec = everysec_is_true(kind.lower(), version)
+    return checks.durability(wanted, facts.info, facts.settings, everysec=everysec)
 
 
 def settings_findings(settings: "Settings") -> Iterator[Finding]:
@@ -90,6 +119,14 @@ async def _key_types(session: "Session", queue: str) -> list[Finding]:
     ]
 
 
+async def _ids(session: "Session", queue: str) -> list[Finding]:
+    cure = "RENAME it, let a worker make it anew, and publish again what lies in the old one"
+    return [
+        Finding("stream ids", "fail", f"{stream} takes no more messages: its last entry has the highest id", cure)
+        for stream in await Server(session.connections, session.keyspace).exhausted(queue)
+    ]
+
+
 async def _groups(session: "Session", queue: str) -> list[Finding]:
     expected = session.settings.config.queue(queue).consumer_group
     found = []
@@ -131,6 +168,7 @@ Look = Callable[["Session", str], Awaitable[list[Finding]]]
 _LOOKS: dict[str, Look] = {
     "rights": _rights,
     "key types": _key_types,
+    "stream ids": _ids,
     "groups": _groups,
     "workers": _workers,
     "health": _health,

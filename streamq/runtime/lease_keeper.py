@@ -18,7 +18,7 @@ RECONNECT = 1.0  # seconds until a failed beat is repeated, at most
 
 
 class LeaseKeeper:
-    """Beats for all queues of one worker.
+    """Beats for queues of one worker that lie on one server.
 
     Args:
         lanes: the queues.
@@ -34,7 +34,7 @@ class LeaseKeeper:
         failed: Callable[[Lane, RedisUnavailable], None], broke: Callable[[BaseException], None],
         about: Callable[[Lane], str],
     ) -> None:  # fmt: skip
-        self._lanes = lanes
+        self.lanes = lanes
         self._connection = connection
         self._heard, self._failed, self._broke, self._about = heard, failed, broke, about
         self._told: set[str] = set()  # queues that know what we can do
@@ -83,7 +83,7 @@ class LeaseKeeper:
         with self._guard:
             waiters, self._waiters = self._waiters, []
         asked = {lane.queue for lane, _ in waiters}
-        for lane in self._lanes:
+        for lane in self.lanes:
             if lane.queue in asked or self._next[lane.queue] <= time.monotonic():
                 good = self._beat(lane)
                 mine = [pair for pair in waiters if pair[0] is lane]

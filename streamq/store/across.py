@@ -49,28 +49,42 @@ async def replay(
         keyspace: how keys are spelled.
         queue: where to.
         dlq_id: its entry id in the common stream.
-        fields: what it holds.
+        fields: what it holds; without a payload, what was kept raw goes back.
 
     Returns:
-        ``OK``, or ``GONE`` when somebody else was faster.
+        ``OK``, ``GONE`` when somebody else was faster, or ``RAW`` when nothing usable was kept.
     """
-    carried = {name: fields[name] for name in (*SIGNED_FIELDS, b"signature") if name in fields}
-    carried.setdefault(b"id", fields[b"original_id"])
-    level = LEVEL_OF.get(carried.get(b"priority", b"3"), "normal")
-    flat = [part for pair in {**carried, b"retry_count": b"0"}.items() for part in pair]
     mark = keyspace.replayed(queue, dlq_id)
     if not await connections.execute("EXISTS", mark):
         there = await connections.execute("XRANGE", keyspace.dead_letter, dlq_id, dlq_id)
         if not there:
             return "GONE"
-        await connections.run(script("replay_across"), keyspace.queue(queue), [MARK_MS, level, *flat], [mark])
+    level, flat = _carried(fields)
+    args = [MARK_MS, level, *flat]
+    word = (await connections.run(script("replay_across"), keyspace.queue(queue), args, [mark])).decode()
+    if word in {"RAW", "PURGED"}:
+        return "RAW" if word == "RAW" else "GONE"
     gone = await connections.execute("XDEL", keyspace.dead_letter, dlq_id)
     return "OK" if gone else "GONE"
 
 
-async def is_being_replayed(connections: Connections, keyspace: Keyspace, queue: str, dlq_id: str) -> bool:
-    """Whether a letter has arrived at its queue already: then it must not be purged, but its replay finished."""
-    return bool(await connections.execute("EXISTS", keyspace.replayed(queue, dlq_id)))
+async def may_purge(connections: Connections, keyspace: Keyspace, queue: str, dlq_id: str) -> bool:
+    """Whether a letter may be purged: from now on nobody brings it back.
+
+    Not when it has arrived at its queue already: then it is for its replay to take it away.
+    """
+    mark = keyspace.replayed(queue, dlq_id)
+    await connections.execute("SET", mark, "purged", "NX", "PX", MARK_MS)
+    return bool(await connections.execute("GET", mark) == b"purged")  # a mark is never written over
+
+
+def _carried(fields: dict[bytes, bytes]) -> tuple[str, list[bytes]]:
+    if not {b"payload", b"original_id"} <= fields.keys():
+        return "normal", [b"raw", fields.get(b"raw", b"")]
+    carried = {name: fields[name] for name in (*SIGNED_FIELDS, b"signature") if name in fields}
+    carried.setdefault(b"id", fields[b"original_id"])
+    level = LEVEL_OF.get(carried.get(b"priority", b"3"), "normal")
+    return level, [part for pair in {**carried, b"retry_count": b"0"}.items() for part in pair]
 
 
 def _flat(fields: Any) -> list[bytes]:

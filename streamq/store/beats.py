@@ -62,6 +62,8 @@ class BeatConnection:
             args += (delivery.level, delivery.entry_id, token)
         extend = script("extend")
         command = extend.command(keys, args)
+        if self._client is not None and self._connections.is_stale(self._client):
+            self.close()  # it would answer, and prove nothing
         with redis_errors():
             if self._client is None:
                 self._client = self._connections.beats()

@@ -7,18 +7,16 @@ off: ours go by message id, through scripts that may be sent twice.
 import asyncio
 import contextlib
 import re
+import traceback
 from collections.abc import AsyncIterator, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-import redis
-import redis.asyncio
 from redis import exceptions
-from redis.asyncio.retry import Retry as AsyncRetry
-from redis.backoff import NoBackoff
-from redis.retry import Retry as SyncRetry
 
 from streamq.core.errors import RedisUnavailable
 from streamq.core.failure import scrub
+from streamq.store.clients import AsyncClient, SyncClient, async_client, async_sentinels, sync_client
+from streamq.store.masters import MasterWatch
 
 if TYPE_CHECKING:
     from streamq.store.keys import QueueKeys
@@ -28,9 +26,6 @@ if TYPE_CHECKING:
 COMMAND_TIMEOUT = 5.0  # seconds a command may take
 BEAT_TIMEOUT = 1.0  # seconds a beat may take: shorter than a beat's interval, so that a lost one is repeated in time
 READ_MARGIN = 2.0  # seconds beyond BLOCK before a silent connection counts as dead
-
-AsyncClient = Any  # redis.asyncio.Redis or RedisCluster: their stubs disagree on every command
-SyncClient = Any
 
 _FAILURES = (exceptions.RedisError, exceptions.RedisClusterException, OSError, asyncio.TimeoutError)
 _REFUSALS = (exceptions.AuthenticationError, exceptions.NoPermissionError)
@@ -63,6 +58,21 @@ def redis_errors() -> Iterator[None]:
         yield
     except _FAILURES as error:
         raise _meaning(error)(scrub(f"{type(error).__name__}: {error}")) from error
+    except (AttributeError, LookupError) as error:
+        if not _is_of_client(error):
+            raise
+        raise RedisUnavailable(scrub(f"{type(error).__name__}: {error}")) from error
+    except RuntimeError as error:
+        # uvloop's word for a write to a connection that was reset a moment ago, which redis-py lets through.
+        if "unable to perform operation on" not in str(error):
+            raise
+        raise RedisUnavailable(f"the connection was closed: {error}") from error
+
+
+def _is_of_client(error: BaseException) -> bool:
+    """Whether redis-py stumbled over itself: it closes connections while other tasks open them, and uses None then."""
+    *_, innermost = traceback.walk_tb(error.__traceback__)
+    return str(innermost[0].f_globals["__name__"]).startswith("redis.")
 
 
 def _meaning(error: BaseException) -> type[RedisUnavailable]:
@@ -88,6 +98,8 @@ class Connections:
         self.block = block
         self._commands: AsyncClient | None = None
         self._readers: list[AsyncClient] = []
+        self._sentinels: Any = None
+        self._watch = MasterWatch(url.hosts, url.service, self._follow) if url.kind == "sentinel" else None
 
     @property
     def clustered(self) -> bool:
@@ -110,17 +122,13 @@ class Connections:
         return client
 
     def beats(self) -> SyncClient:
-        """A synchronous client for the thread that keeps the leases: it must not depend on the event loop."""
-        options: dict[str, Any] = {
-            "socket_timeout": BEAT_TIMEOUT, "socket_connect_timeout": BEAT_TIMEOUT,
-            "retry": SyncRetry(NoBackoff(), 0),
-        }  # fmt: skip
-        if self.url.kind == "cluster":
-            return redis.RedisCluster.from_url(self.url.client_url, **options)
-        if self.url.kind == "sentinel":
-            sentinel: Any = redis.Sentinel  # its stubs are untyped
-            return sentinel(self.url.hosts, **options).master_for(self.url.service, **self._behind_sentinel())
-        return redis.Redis.from_url(self.url.client_url, **options)
+        """A synchronous client for a thread that keeps leases: it must not depend on the event loop."""
+        return sync_client(self.url, BEAT_TIMEOUT)
+
+    def is_stale(self, client: AsyncClient | SyncClient) -> bool:
+        """Whether a client is connected to a master that was replaced. For any thread."""
+        master = None if self._watch is None else self._watch.master
+        return master is not None and client.connection_pool.master_address not in {None, master}
 
     async def execute(self, *command: Any) -> Any:
         """Send one command.
@@ -129,7 +137,7 @@ class Connections:
             RedisUnavailable: Redis did not answer, or refused.
         """
         with redis_errors():
-            return await self.commands.execute_command(*command)
+            return await self._send(*command)
 
     async def run(
         self, script: "Script", keys: "QueueKeys | Sequence[str]", args: Sequence[Any], extra: Sequence[str] = ()
@@ -142,34 +150,108 @@ class Connections:
         command = script.command(keys, args, extra)
         with redis_errors():
             try:
-                return await self.commands.execute_command("EVALSHA", script.sha, *command)
+                return await self._send("EVALSHA", script.sha, *command)
             except exceptions.NoScriptError:  # a restart, a failover, or another node of a Cluster
-                return await self.commands.execute_command("EVAL", script.text, *command)
+                return await self._send("EVAL", script.text, *command)
+
+    async def _send(self, *command: Any) -> Any:
+        await self.leave_old_master(self.commands)
+        try:
+            return await self.commands.execute_command(*command)
+        except exceptions.ReadOnlyError:
+            # A master that was demoted: its name or its sentinels lead whoever connects anew to another by now.
+            await self.commands.aclose()
+            raise
+
+    async def together(self, key: str, *commands: Sequence[Any]) -> list[Any]:
+        """Send commands over one connection, in one batch, to the node that holds a key.
+
+        Args:
+            key: decides which node of a Cluster.
+            *commands: their words.
+
+        Returns:
+            A reply for each; the error of what Redis refused.
+
+        Raises:
+            RedisUnavailable: Redis did not answer, or the key has just moved. Some of it may have been done.
+        """
+        with redis_errors():
+            if self.clustered:
+                return await self._together_on_node(key, commands)
+            batch = self.commands.pipeline(transaction=False)
+            for command in commands:
+                batch.execute_command(*command)
+            replies = await batch.execute(raise_on_error=False)
+            if any(isinstance(reply, exceptions.ReadOnlyError) for reply in replies):
+                await self.commands.aclose()  # as in `_send`
+            return list(replies)
+
+    async def _together_on_node(self, key: str, commands: Sequence[Sequence[Any]]) -> list[Any]:
+        client = self.commands
+        await client.initialize()
+        batch, node = client.pipeline(), client.get_node_from_key(key)
+        for command in commands:
+            batch.execute_command(*command, target_nodes=node)
+        # Redirections are not followed: they would tear the commands apart, each to a node of its own.
+        replies = await batch.execute(raise_on_error=False, allow_redirections=False)
+        for reply in replies:
+            if isinstance(reply, exceptions.AskError | exceptions.ConnectionError | exceptions.TimeoutError):
+                await client.execute_command("EXISTS", key)  # learns where the key is now
+                raise reply
+        return list(replies)
+
+    async def leave_old_master(self, client: AsyncClient) -> None:
+        """Drop a client's connections if they lead to a master that was replaced: the next command makes new ones.
+
+        What waits there for a reply is told that the connection was lost.
+        """
+        if self.is_stale(client):
+            with contextlib.suppress(RedisUnavailable), redis_errors():
+                await client.connection_pool.disconnect()
+
+    async def node_of(self, client: AsyncClient, key: str) -> Any:
+        """Which node of a Cluster a client asks for a key; None outside of a Cluster."""
+        if not self.clustered:
+            return None
+        await client.initialize()
+        return client.get_node_from_key(key)
+
+    async def unblock(self, client_id: int, node: Any = None) -> None:
+        """End the wait of a blocked connection.
+
+        Args:
+            client_id: of that connection.
+            node: where it waits, as ``node_of`` told.
+
+        Raises:
+            RedisUnavailable: Redis did not answer.
+        """
+        there = {} if node is None else {"target_nodes": self.commands.get_node(node.host, node.port)}
+        with redis_errors():
+            await self.commands.execute_command("CLIENT", "UNBLOCK", client_id, **there)
 
     async def aclose(self) -> None:
         """Close every connection."""
-        for client in (self._commands, *self._readers):
+        if self._watch is not None:
+            await self._watch.stop()
+        for client in (self._commands, *self._readers, self._sentinels):
             if client is not None:
                 with contextlib.suppress(*_FAILURES):
                     await client.aclose()
-        self._commands = None
+        self._commands = self._sentinels = None
         self._readers.clear()
 
-    def _async_client(self, timeout: float, *, single: bool = False) -> AsyncClient:
-        options: dict[str, Any] = {
-            "socket_timeout": timeout, "socket_connect_timeout": COMMAND_TIMEOUT, "retry": AsyncRetry(NoBackoff(), 0),
-        }  # fmt: skip
-        if self.url.kind == "cluster":
-            return redis.asyncio.RedisCluster.from_url(self.url.client_url, **options)
-        if self.url.kind == "sentinel":
-            sentinel: Any = redis.asyncio.Sentinel
-            return sentinel(self.url.hosts, **options).master_for(self.url.service, **self._behind_sentinel())
-        return redis.asyncio.Redis.from_url(self.url.client_url, single_connection_client=single, **options)
+    async def _follow(self) -> None:
+        for client in (self._commands, *self._readers):
+            if client is not None:
+                await self.leave_old_master(client)
 
-    def _behind_sentinel(self) -> dict[str, Any]:
-        """The master's own credentials: the sentinels have others, or none."""
-        credentials = {"username": self.url.username or None, "password": self.url.password or None}
-        return {"db": self.url.db, **credentials}
+    def _async_client(self, timeout: float, *, single: bool = False) -> AsyncClient:
+        if self._watch is not None:
+            self._watch.start()
+            self._sentinels = self._sentinels or async_sentinels(self.url)
+        return async_client(self.url, timeout, COMMAND_TIMEOUT, single=single, sentinels=self._sentinels)
 
 
 @contextlib.asynccontextmanager

@@ -205,7 +205,7 @@ class DeadLetters:
             force: also what was kept raw.
         """
         if self._keyspace.clustered:
-            return [await self._replay_across(queue, letter) for letter in letters]
+            return [await self._replay_across(queue, letter, force) for letter in letters]
         ids = [letter.dlq_id for letter in letters]
         words = await self._connections.run(script("replay"), self._keyspace.queue(queue), [int(force), *ids])
         return [word.decode() for word in words]
@@ -220,7 +220,7 @@ class DeadLetters:
         gone = 0
         keys = [self._stream, self._keyspace.dead_letter_ledger]
         for _, batch in _batches(letters, lambda _: "", BATCH):
-            ids = [letter.dlq_id for letter in batch if not await self._is_being_replayed(letter)]
+            ids = [letter.dlq_id for letter in batch if await self._may_purge(letter)]
             if ids:
                 gone += int(await self._connections.run(script("purge"), keys, ["", *ids]))
             progress(len(batch))
@@ -258,16 +258,15 @@ class DeadLetters:
                     while await across.move(self._connections, self._keyspace, name.decode()) == across.PAGE:
                         pass
 
-    async def _replay_across(self, queue: str, letter: DeadLetter) -> str:
-        if not {b"payload", b"original_id"} <= letter.fields.keys():
+    async def _replay_across(self, queue: str, letter: DeadLetter, force: bool) -> str:
+        if not force and not {b"payload", b"original_id"} <= letter.fields.keys():
             return "RAW"
         return await across.replay(self._connections, self._keyspace, queue, letter.dlq_id, letter.fields)
 
-    async def _is_being_replayed(self, letter: DeadLetter) -> bool:
+    async def _may_purge(self, letter: DeadLetter) -> bool:
         if not self._keyspace.clustered:
-            return False
-        queue = self.target(letter)
-        return await across.is_being_replayed(self._connections, self._keyspace, queue, letter.dlq_id)
+            return True
+        return await across.may_purge(self._connections, self._keyspace, self.target(letter), letter.dlq_id)
 
 
 def _batches(

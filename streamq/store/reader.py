@@ -34,6 +34,7 @@ class QueueReader:
         self._group, self._consumer = group, consumer
         self._client = connections.reader()
         self._client_id: int | None = None
+        self._node: Any = None  # of a Cluster
         self._level_of = {keys.stream(level).encode(): level for level in LEVELS}
 
     async def fetch(self, level: Level, count: int) -> list[Delivery]:
@@ -51,9 +52,7 @@ class QueueReader:
         Args:
             block: seconds to wait at most.
         """
-        if self._client_id is None and not self._connections.clustered:
-            with redis_errors():
-                self._client_id = await self._client.execute_command("CLIENT", "ID")
+        await self._note_connection()
         started = time.monotonic()
         ms = max(1, round(block * 1000))
         streams = self._keys.streams
@@ -66,7 +65,7 @@ class QueueReader:
         """End a wait that is going on; it returns what it has. Best effort: BLOCK ends by itself soon after."""
         if self._client_id is not None:
             with contextlib.suppress(RedisUnavailable):
-                await self._connections.execute("CLIENT", "UNBLOCK", self._client_id)
+                await self._connections.unblock(self._client_id, self._node)
 
     async def reset(self) -> None:
         """Forget the connection after an error; the next read opens another."""
@@ -74,7 +73,17 @@ class QueueReader:
         with contextlib.suppress(RedisUnavailable), redis_errors():
             await self._client.aclose()
 
+    async def _note_connection(self) -> None:
+        """Remember which connection is going to wait; a slot of a Cluster may have moved since the last time."""
+        with redis_errors():
+            node = await self._connections.node_of(self._client, self._keys.normal)
+            if self._client_id is None or node != self._node:
+                there = {} if node is None else {"target_nodes": node}
+                self._client_id = await self._client.execute_command("CLIENT", "ID", **there)
+                self._node = node
+
     async def _read(self, *options: Any) -> list[Delivery]:
+        await self._connections.leave_old_master(self._client)
         sent_at = time.monotonic()
         with redis_errors():
             reply = await self._client.execute_command(

@@ -7,11 +7,12 @@ from typing import Any, NamedTuple
 from streamq.core.errors import RedisUnavailable
 from streamq.store.connection import COMMAND_TIMEOUT, READ_MARGIN, Connections
 from streamq.store.keys import Keyspace
-from streamq.store.replies import pairs, seconds, text
+from streamq.store.replies import member, pairs, seconds, text
 from streamq.store.scripts import script
 
-SETTINGS = ("maxmemory-policy", "maxmemory", "appendonly", "appendfsync", "save", "timeout")
+SETTINGS = ("maxmemory-policy", "maxmemory", "appendonly", "appendfsync", "save", "timeout", "min-replicas-to-write")
 PINGS = 5
+LAST_ID = "18446744073709551615-18446744073709551615"  # after which a stream takes no more entries, ever
 
 KEY_TYPES = {
     "critical": "stream", "high": "stream", "normal": "stream", "low": "stream", "delayed": "zset", "messages": "hash",
@@ -112,17 +113,25 @@ class Server:
         info: dict[str, Any] = {}
         settings: dict[str, str] = {}
         try:
-            found = await self._connections.execute("INFO")
-            info = found if isinstance(found, dict) else {}
+            info = await self.info()
         except RedisUnavailable:
             refused.append("INFO")
         for name in SETTINGS:
             try:
-                reply = await self._connections.execute("CONFIG", "GET", name)
+                reply = await self._connections.execute("CONFIG GET", name)  # one word: redis-py would look for a slot
                 settings.update({text(key): text(value) for key, value in pairs(reply)})
             except RedisUnavailable:
                 refused.append(f"CONFIG GET {name}")
         return ServerFacts(info, settings, refused)
+
+    async def info(self) -> dict[str, Any]:
+        """INFO; of a Cluster nothing, since each node has its own.
+
+        Raises:
+            RedisUnavailable: it may not be asked.
+        """
+        found = await self._connections.execute("INFO")
+        return found if isinstance(found, dict) else {}
 
     async def latency(self) -> float:
         """Seconds for one round trip: the median of a few."""
@@ -174,6 +183,16 @@ class Server:
                 raise
             names = ({text(name): value for name, value in pairs(group)}["name"] for group in reply)
             found[stream] = sorted(map(text, names))
+        return found
+
+    async def exhausted(self, queue: str) -> list[str]:
+        """Streams that take no more entries, because somebody used up the last id there is."""
+        found = []
+        for stream in self._keyspace.queue(queue).streams:
+            if await self._connections.execute("EXISTS", stream):
+                about = await self._connections.execute("XINFO", "STREAM", stream)
+                if member(about, "last-generated-id") == LAST_ID:
+                    found.append(stream)
         return found
 
     def timeouts(self) -> Timeouts:

@@ -1,7 +1,7 @@
 """The door to the streams of one queue, opened with domain verbs. Every change is one script, safe to be sent twice."""
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from streamq.core.config import LEVELS, Level
 from streamq.core.errors import ConfigError
@@ -10,10 +10,12 @@ from streamq.core.ledger import LevelMoment, Moment
 from streamq.core.message import Delivery, Draft, delivery_from
 from streamq.core.outcome import DeadLetter, Retry
 from streamq.store.connection import Connections, OutOfMemory
+from streamq.store.durability import run_durably
 from streamq.store.keys import Keyspace
 from streamq.store.replies import member, number, pairs, text
-from streamq.store.scripts import script
+from streamq.store.scripts import NEEDS, PROTOCOL, script
 
+ALONE = 1000  # the delivery counter of an entry that runs alone lies this much higher
 NO_CURSORS = ("0-0", "0-0", "0-0", "0-0")
 
 
@@ -44,6 +46,7 @@ class Reclaim(NamedTuple):
         suspects: messages that went to wait because they may kill workers.
         dead: messages that became dead letters.
         grace: nothing was done, because nobody could speak lately.
+        vanished: entries that somebody deleted.
     """
 
     deliveries: list[Delivery]
@@ -51,6 +54,7 @@ class Reclaim(NamedTuple):
     suspects: int = 0
     dead: int = 0
     grace: bool = False
+    vanished: int = 0
 
 
 class QueueStore:
@@ -73,15 +77,24 @@ class QueueStore:
 
     async def register(self) -> None:
         """Write the queue's name where others look it up: before its first message."""
-        await self._connections.execute("SADD", self._keyspace.names, self.queue)
+        try:
+            await self._connections.execute("SADD", self._keyspace.names, self.queue)
+        except OutOfMemory:  # a worker must be able to start when memory is full: who else would drain
+            await self._connections.run(script("register"), [self._keyspace.names], [self.queue])
 
     async def ensure(self) -> None:
         """Make the streams and their group where they are missing.
 
         Raises:
-            ConfigError: another group or a key of another type is in the way.
+            ConfigError: another group or a key of another type is in the way, or a newer streamq has worked here whose
+                messages this one would misread.
         """
-        word, *about = await self._run("ensure", [self.group])
+        word, *about = await self._run("ensure", [self.group, PROTOCOL, NEEDS])
+        if word == b"NEWER":
+            raise ConfigError(
+                f"{self.queue} holds work of a newer streamq, which needs protocol {int(about[0])}; this one speaks "
+                f"{PROTOCOL}: upgrade this worker before it takes part"
+            )
         if word == b"OTHER_GROUP":
             key, name = (part.decode() for part in about)
             raise ConfigError(
@@ -105,14 +118,37 @@ class QueueStore:
         Returns:
             A word for each: ``OK``, ``DUP``, ``IDEM first_id``, ``FULL`` or ``ERR text``.
         """
+        return _words(await self._run("publish", *self._offer(drafts, [window_ms, max_length, once_ms])))
+
+    async def publish_durably(
+        self, drafts: Sequence[Draft], durable: Literal["replica", "fsync"],
+        *, window_ms: int, max_length: int, once_ms: int,
+    ) -> tuple[list[str], str]:  # fmt: skip
+        """Offer messages, and wait until those that are there would survive.
+
+        Args:
+            drafts: as for ``publish``, as the rest.
+            durable: what.
+            window_ms: likewise.
+            max_length: likewise.
+            once_ms: likewise.
+
+        Returns:
+            The words of ``publish``, and why what is there may not survive: "" when it does.
+        """
+        args, once = self._offer(drafts, [window_ms, max_length, once_ms])
+        reply, doubt = await run_durably(self._connections, script("publish"), self.keys, args, once, durable=durable)
+        return _words(reply), doubt
+
+    def _offer(self, drafts: Sequence[Draft], limits: Sequence[int]) -> tuple[list[Any], list[str]]:
         once = [self._keyspace.once(self.queue, d.idempotency_key) for d in drafts if d.idempotency_key is not None]
-        args: list[Any] = [window_ms, max_length, once_ms, len(drafts)]
+        args: list[Any] = [*limits, len(drafts)]
         index = 0
         for draft in drafts:
             index += draft.idempotency_key is not None
             number = index if draft.idempotency_key is not None else 0
             args += (draft.level, draft.delay_ms, draft.due_ms, draft.id, number, len(draft.fields), *draft.fields)
-        return _words(await self._run("publish", args, once))
+        return args, once
 
     async def evict(self, level: Level, *, max_length: int, wanted: int) -> int:
         """Let the oldest undelivered messages go, of levels not above ``level``, until ``wanted`` more have room.
@@ -194,16 +230,23 @@ class QueueStore:
         word, _, *rest = await self._run("reclaim", args)
         if word == b"GRACE":
             return Reclaim([], tuple(cursors), grace=True)
-        found, suspects, dead, *taken = rest
+        found, suspects, dead, vanished, *taken = rest
         deliveries = [
             delivery_from(self.queue, level.decode(), entry, flat, int(token), losses=int(losses))
             for level, entry, token, losses, flat in taken
         ]
-        return Reclaim(deliveries, tuple(cursor.decode() for cursor in found), int(suspects), int(dead))
+        cursors = tuple(cursor.decode() for cursor in found)
+        return Reclaim(deliveries, cursors, int(suspects), int(dead), vanished=int(vanished))
 
-    async def alone(self, consumer: str, delivery: Delivery) -> int | None:
-        """Mark a suspect before it runs alone. Returns its new token; None when it is not ours any more."""
-        reply = await self._run("alone", [self.group, consumer, delivery.level, delivery.entry_id, delivery.token])
+    async def alone(self, consumer: str, delivery: Delivery, *, marked: bool = True) -> int | None:
+        """Mark a suspect before it runs alone, or take the mark off again.
+
+        Returns:
+            Its new token; None when it is not ours any more.
+        """
+        change = ALONE if marked else -ALONE
+        args = [self.group, consumer, delivery.level, delivery.entry_id, delivery.token, change]
+        reply = await self._run("alone", args)
         return None if reply == b"LOST" else int(reply)
 
     async def cancel(self, members: Sequence[str]) -> list[str]:

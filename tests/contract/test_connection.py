@@ -2,6 +2,7 @@
 
 import asyncio
 
+import anyio
 import pytest
 import redis
 from redis import exceptions
@@ -78,11 +79,28 @@ def test_every_failure_of_redis_is_an_outage_of_one_kind(error, meaning):
     assert str(caught.value).startswith(type(error).__name__)
 
 
-@pytest.mark.parametrize("error", [ValueError("ours"), asyncio.CancelledError()], ids=repr)
+@pytest.mark.parametrize(
+    "error", [ValueError("ours"), RuntimeError("ours"), AttributeError("ours"), asyncio.CancelledError()], ids=repr
+)
 def test_what_is_no_failure_of_redis_passes(error):
     with pytest.raises(type(error)) as caught, redis_errors():
         raise error
     assert caught.value is error
+
+
+@ONE_KIND
+def test_a_write_to_a_connection_that_uvloop_has_closed_is_an_outage(server):
+    """uvloop raises a bare RuntimeError, which redis-py lets through: taken for a bug, it ended the worker."""
+
+    async def write_after_a_reset():
+        _, writer = await asyncio.open_unix_connection(server.url.removeprefix("unix://"))
+        writer.transport.abort()
+        await asyncio.sleep(0)
+        with pytest.raises(RedisUnavailable) as caught, redis_errors():
+            writer.writelines([b"PING\r\n"])
+        assert type(caught.value.__cause__) is RuntimeError
+
+    anyio.run(write_after_a_reset, backend_options={"use_uvloop": True})
 
 
 def test_an_error_shows_no_password():
@@ -157,6 +175,16 @@ async def test_a_write_without_a_reply_is_sent_once(mortal, monkeypatch):
         assert await connections.execute("XLEN", "s") == 1
 
 
+@ONE_KIND
+async def test_a_connection_that_is_closed_while_it_opens_is_an_outage(connections):
+    """redis-py closes those of a Cluster, and of a master that was replaced, while other tasks use them."""
+    client = connections.commands
+    opening = await client.connection_pool.get_connection()
+    await opening.disconnect()
+    with pytest.raises(RedisUnavailable, match="AttributeError"), redis_errors():
+        await opening._send_packed_command([b"PING"])
+
+
 # --- clients
 
 
@@ -203,32 +231,45 @@ class Recorder:
     def set_response_callback(self, *_):
         pass
 
+    async def aclose(self):
+        pass
+
 
 @pytest.mark.parametrize("place", [redis, redis.asyncio])
 def test_a_cluster_gets_the_clients_of_a_cluster(monkeypatch, place):
-    """With our timeouts, and without redis-py's repetitions."""
+    """With our timeouts, without redis-py's repetitions, and with every node to begin with."""
     recorder = Recorder()
     monkeypatch.setattr(place, "RedisCluster", recorder)
-    connections = Connections(parse_url("redis+cluster://u:p@one:7000"))
+    connections = Connections(parse_url("redis+cluster://u:p@one:7000,two:7001"))
     assert connections.clustered
     clients = [connections.beats()] if place is redis else [connections.commands, connections.reader()]
     assert clients == [recorder] * len(clients)
     assert {args for args, _ in recorder.made} == {("redis://u:p@one:7000",)}
     check_options(recorder.made, place)
+    for _, options in recorder.made:
+        assert [(node.host, node.port) for node in options["startup_nodes"]] == [("one", 7000), ("two", 7001)]
+        assert options["require_full_coverage"] is False
 
 
 @pytest.mark.parametrize("place", [redis, redis.asyncio])
-def test_sentinels_are_asked_for_the_master(monkeypatch, place):
-    """With the master's credentials for the master, and none for the sentinels."""
+async def test_sentinels_are_asked_for_the_master(monkeypatch, place):
+    """With the master's credentials for the master, and none for the sentinels, which get little time to answer."""
     recorder = Recorder()
     monkeypatch.setattr(place, "Sentinel", recorder)
     connections = Connections(parse_url("redis+sentinel://u:p@one:1,two:2/mymaster/3"), block=2.0)
-    assert (connections.beats() if place is redis else connections.commands) is recorder
+    try:
+        assert (connections.beats() if place is redis else connections.commands) is recorder
+    finally:
+        await connections.aclose()
     (sentinels, master) = recorder.made
     assert sentinels[0] == ((("one", 1), ("two", 2)),)
-    assert "password" not in sentinels[1]
-    assert master == (("mymaster",), {"db": 3, "username": "u", "password": "p"})
-    check_options([sentinels], place)
+    asked = sentinels[1]["sentinel_kwargs"]
+    assert "password" not in asked
+    assert asked["socket_timeout"] < 1
+    assert asked["retry"].get_retries() == 0
+    assert master[0] == ("mymaster",)
+    assert {"db": 3, "username": "u", "password": "p"}.items() <= master[1].items()
+    check_options([master], place)
 
 
 def check_options(made, place):

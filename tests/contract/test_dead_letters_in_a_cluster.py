@@ -11,13 +11,13 @@ from streamq.core.signing import KeyRing
 from streamq.store import across
 from streamq.store.audit import Auditor
 from streamq.store.connection import Connections
-from streamq.store.dead_letters import DeadLetters, Filter
+from streamq.store.dead_letters import DeadLetter, DeadLetters, Filter
 from streamq.store.inspect import Inspector
 from streamq.store.keys import Keyspace
 from streamq.store.server import Server
 from streamq.store.url import parse_url
 from streamq.testing.server import PrivateServer
-from tests.support import server_binary, wait_until
+from tests.support import pack_fields, server_binary, wait_until
 
 LETTER = {
     "id": "m1", "queue": "mail", "priority": "2", "payload": '{"type":"t"}', "original_queue": "mail",
@@ -134,6 +134,13 @@ async def test_a_crash_between_the_steps_of_a_replay_doubles_nothing(office):
     assert office.raw.xlen("{queue:mail}:high") == 1
 
 
+async def test_a_letter_that_nobody_knows_is_gone(office):
+    office.raw.sadd("queue:names", "mail")
+    letter = DeadLetter("1-1", {name.encode(): value.encode() for name, value in LETTER.items()})
+    assert await office.letters.replay([letter]) == {"GONE": 1}
+    assert office.raw.xlen("{queue:mail}:high") == 0
+
+
 async def test_a_letter_is_purged(office):
     office.bury()
     letters = await office.list()
@@ -142,10 +149,30 @@ async def test_a_letter_is_purged(office):
     assert await office.list() == []
 
 
-async def test_what_is_unreadable_cannot_go_back(office):
+async def test_what_is_unreadable_goes_back_as_it_was_when_it_is_forced_to(office):
+    """A field that was given twice, for instance; but not what cannot be unpacked."""
+    flat = [b"payload", b"{}", b"payload", b"{}"]
+    office.bury(payload="", original_id="m1", raw=pack_fields(flat))
     office.bury(payload="", raw="6:broken,")
+    office.bury(payload="")
     office.bury(original_id="", id="")
-    assert await office.letters.replay(await office.list(), force=True) == {"RAW": 2}
+    letters = await office.list()
+    assert await office.letters.replay(letters) == {"RAW": 4}
+    assert await office.letters.replay(letters, force=True) == {"OK": 1, "RAW": 3}
+    with redis.Redis(port=office.raw.connection_pool.connection_kwargs["port"], protocol=2) as plain:
+        plain.response_callbacks.clear()
+        ((_, found),) = plain.execute_command("XRANGE", "queue:mail", "-", "+")
+    assert found == flat
+
+
+async def test_what_somebody_decided_to_purge_does_not_come_back(office):
+    """A purge that crashed after its first step: the letter is still there, and only another purge takes it."""
+    office.bury()
+    (letter,) = await office.list()
+    assert await across.may_purge(office.connections, office.keyspace, "mail", letter.dlq_id)
+    assert await office.letters.replay([letter]) == {"GONE": 1}
+    assert office.raw.xlen("{queue:mail}:high") == 0
+    assert await office.letters.purge([letter]) == 1
 
 
 async def test_who_may_only_look_still_sees_what_has_arrived(office, node):

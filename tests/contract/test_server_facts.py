@@ -25,7 +25,7 @@ async def test_a_server_says_what_it_is(desk, facts):
     assert found.info["redis_version"]
     assert found.settings == {
         "maxmemory-policy": "noeviction", "maxmemory": "0", "appendonly": "no", "appendfsync": "everysec", "save": "",
-        "timeout": "0",
+        "timeout": "0", "min-replicas-to-write": "0",
     }  # fmt: skip
     assert 0 < await facts.latency() < 5
     assert abs(await facts.clock_offset()) < 5
@@ -50,6 +50,13 @@ async def test_keys_of_others_and_groups_are_named(desk, facts):
     assert await facts.wrong_types("orders") == {desk.keys.delayed: ("string", "zset")}
     assert await facts.groups("orders") == {desk.keys.low: ["a", "b"]}
     desk.raw("DEL", desk.keys.delayed)
+
+
+async def test_streams_that_take_no_more_are_named(desk, facts):
+    assert await facts.exhausted("orders") == []
+    desk.raw("DEL", desk.keys.high)
+    desk.raw("XADD", desk.keys.low, "18446744073709551615-18446744073709551615", "f", "v")
+    assert await facts.exhausted("orders") == [desk.keys.low]
 
 
 @pytest.mark.parametrize(

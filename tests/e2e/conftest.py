@@ -1,46 +1,52 @@
 """Real processes against private servers. Every test that uses the rig ends with the law and a look into the logs."""
 
+import contextlib
+from functools import cache
+
 import pytest
-import redis
 
 from streamq.testing.server import PrivateServer
+from tests.e2e.places import SEVERAL, Serving
 from tests.e2e.rig import PASSWORD, Rig
-from tests.support import SERVERS, server_binary
+from tests.servers.cluster import PrivateCluster
+from tests.support import server_binary
 
 
 @pytest.fixture(scope="session")
 def servers():
     """Servers by kind, started when first asked for, with a password that no log may show."""
-    running = {}
+    with contextlib.ExitStack() as stack:
 
-    def get(kind):
-        if kind not in running:
-            running[kind] = PrivateServer(server_binary(kind), args=["--requirepass", PASSWORD]).start()
-        return running[kind]
+        @cache
+        def get(kind):
+            if kind in SEVERAL:
+                return Serving(stack.enter_context(SEVERAL[kind](password=PASSWORD, durable=False)))
+            return stack.enter_context(PrivateServer(server_binary(kind), args=["--requirepass", PASSWORD]))
 
-    yield get
-    for server in running.values():
-        server.close()
+        yield get
 
 
-@pytest.fixture(params=SERVERS[:1])
+@pytest.fixture(params=["valkey-9.1", "sentinel", "cluster"])
 def rig(request, servers, tmp_path):
-    """The tools of a test, on Valkey; parametrised with SERVERS indirectly, on the other kinds, too."""
-    server = servers(request.param)
-    yield from _used(Rig(server, tmp_path), request)
+    """The tools of a test, on Valkey, in each topology; parametrised with EVERYWHERE indirectly, on each server."""
+    yield from _used(Rig(servers(request.param), tmp_path), request)
 
 
-@pytest.fixture(params=SERVERS[:1])
+@pytest.fixture(params=["valkey-9.1", pytest.param("cluster", marks=pytest.mark.slow)])
 def lasting(request, tmp_path):
-    """The same with a server of the test's own that may be killed: it loses nothing."""
+    """The same with a server of the test's own that may be killed: it loses nothing. Behind sentinels a server that is
+    away is replaced: tests/faults/test_replication.py."""
+    if request.param == "cluster":
+        with PrivateCluster(password=PASSWORD) as cluster:
+            yield from _used(Rig(Serving(cluster), tmp_path), request)
+        return
     args = ["--requirepass", PASSWORD, "--appendonly", "yes", "--appendfsync", "always"]
     with PrivateServer(server_binary(request.param), args=args) as server:
         yield from _used(Rig(server, tmp_path), request)
 
 
 def _used(rig, request):
-    with redis.Redis.from_url(rig.url) as client:
-        client.flushall()
+    rig.redis.flushall()
     try:
         yield rig
     finally:

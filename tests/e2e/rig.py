@@ -9,17 +9,15 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
-from urllib.parse import quote
 
 import redis
 import yaml
-from redis.backoff import ConstantBackoff
-from redis.retry import Retry
 
 from streamq import StreamQ
 from streamq.core.ledger import Moment
 from streamq.settings import load_settings
 from tests.e2e import journal
+from tests.e2e.places import connect, url_of
 from tests.support import wait_until
 from tests.unit.foreign_signer import sign
 
@@ -102,12 +100,8 @@ class Rig:
 
     def __init__(self, server, folder, *, password=PASSWORD):
         self.server, self.folder = server, folder
-        self.url = server.url.replace("unix://", f"unix://:{quote(password)}@") if password else server.url
-        # A server that was killed is away for a moment, then reads its data: looking at it waits.
-        again = Retry(ConstantBackoff(0.05), 200)
-        self.redis = redis.Redis.from_url(
-            self.url, socket_timeout=5, retry=again, retry_on_error=[redis.BusyLoadingError]
-        )
+        self.url = url_of(server, password)
+        self.redis = connect(self.url)
         self.journal_file = folder / "journal"
         self.gates = folder / "gates"
         self.gates.mkdir()
@@ -262,9 +256,17 @@ class Rig:
         return {name.decode(): int(value) for name, value in found.items()}
 
     def dead(self):
-        """All dead letters, the oldest first, as dicts of text."""
-        letters = self.redis.xrange("queue:dead_letter")
+        """All dead letters, the oldest first, as dicts of text. In a Cluster those on their way are among them."""
+        moved = self._letters("queue:dead_letter")
+        on_their_way = [each for name in self.queues() for each in self._letters(f"{{queue:{name.decode()}}}:dead")]
+        return moved + [letter for letter in on_their_way if letter not in moved]  # arrived, and not yet left
+
+    def _letters(self, stream):
+        letters = self.redis.xrange(stream)
         return [{n.decode(): v.decode(errors="replace") for n, v in fields.items()} for _, fields in letters]
+
+    def queues(self):
+        return self.redis.smembers("queue:names")
 
     def reasons(self):
         """Why messages died, by their id."""
@@ -289,12 +291,12 @@ class Rig:
     def check_law(self):
         """What came in and did not go out lies there, on every queue that was used; the dead letters add up, too."""
         dead = 0
-        for name in self.redis.smembers("queue:names"):
+        for name in self.queues():
             moment = self.moment(name.decode())
             assert (moment.imbalance, moment.body_imbalance, moment.deleted_streams) == (0, 0, []), moment
             dead += moment.counters.get("dead", 0) - moment.counters.get("replayed", 0)
         purged = int(self.redis.hget("{queue:dead_letter}:ledger", "purged") or 0)
-        assert dead - purged == self.redis.xlen("queue:dead_letter")
+        assert dead - purged == len(self.dead())
 
     def check_logs(self):
         """No line of any log tells a secret."""

@@ -2,8 +2,9 @@
 
 import pytest
 
+from tests.e2e.places import EVERYWHERE
 from tests.e2e.rig import NOTE, QUICK
-from tests.support import SERVERS, wait_until
+from tests.support import wait_until
 
 pytestmark = pytest.mark.e2e
 
@@ -32,7 +33,7 @@ PAYLOADS = {  # id: payload, reason
 }
 
 
-@pytest.mark.parametrize("rig", SERVERS, indirect=True)
+@pytest.mark.parametrize("rig", EVERYWHERE, indirect=True)
 def test_each_piece_of_rubbish_is_one_dead_letter_with_its_reason(rig):
     rig.configure({**QUICK, "signing": "optional", "unknown_type_timeout": "2s"})
     worker = rig.worker()

@@ -70,6 +70,17 @@ def test_a_bad_setting_is_named_with_its_cure(cli):
     assert "noeviction" in found["eviction"]["cure"]
 
 
+@pytest.mark.parametrize("cli", SERVERS, indirect=True)
+def test_a_queue_that_asks_for_too_much_is_named(cli):
+    """The test servers have no append-only file and no replica."""
+    found = diagnosis(cli, code=1, STREAMQ_QUEUES__MAIL__DURABLE="fsync")["durable"]
+    assert found["status"] == "fail"
+    assert "mail" in found["detail"]
+    found = diagnosis(cli, code=1, STREAMQ_QUEUES__MAIL__DURABLE="replica")["durable"]
+    assert "replica for mail: 0 connected" in found["detail"]
+    assert "durable" not in diagnosis(cli)
+
+
 def test_what_is_wrong_with_a_queue_is_named(cli):
     """A foreign group, a foreign key, a silent worker, a backlog, books that do not balance."""
     cli("publish", "mail", "good", "--count", "2")

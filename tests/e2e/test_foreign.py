@@ -5,8 +5,9 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
+from tests.e2e.places import EVERYWHERE
 from tests.e2e.rig import KEYS, QUICK, SECRET
-from tests.support import SERVERS, wait_until
+from tests.support import wait_until
 
 pytestmark = pytest.mark.e2e
 
@@ -19,7 +20,7 @@ def without(fields, *names):
     return {name: value for name, value in fields.items() if name not in names}
 
 
-@pytest.mark.parametrize("rig", SERVERS, indirect=True)
+@pytest.mark.parametrize("rig", EVERYWHERE, indirect=True)
 def test_a_signature_is_made_and_checked_as_the_protocol_says(rig):
     """Each forgery is one dead letter with its reason; nothing of it runs; the honest ones around it do."""
     rig.keys = f"{KEYS},{REVOKED}"

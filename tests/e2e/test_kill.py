@@ -5,11 +5,11 @@ from collections import Counter
 
 import pytest
 
-from tests.support import SERVERS
+from tests.e2e.places import EVERYWHERE
 
 pytestmark = [pytest.mark.e2e, pytest.mark.faults]
 
-on_every_server = pytest.mark.parametrize("rig", SERVERS, indirect=True)
+on_every_server = pytest.mark.parametrize("rig", EVERYWHERE, indirect=True)
 
 
 def keys(count, name="m"):

@@ -2,14 +2,15 @@
 
 import pytest
 
+from tests.e2e.places import EVERYWHERE
 from tests.e2e.rig import QUICK
-from tests.support import SERVERS, wait_until
+from tests.support import wait_until
 
 pytestmark = [pytest.mark.e2e, pytest.mark.faults]
 
 SHORT = {**QUICK, "lease": "1s"}
 
-on_every_server = pytest.mark.parametrize("rig", SERVERS, indirect=True)
+on_every_server = pytest.mark.parametrize("rig", EVERYWHERE, indirect=True)
 
 
 @on_every_server

@@ -11,7 +11,7 @@ from tests.support import SERVERS, wait_until
 pytestmark = [pytest.mark.e2e, pytest.mark.faults]
 
 
-@pytest.mark.parametrize("lasting", SERVERS, indirect=True)
+@pytest.mark.parametrize("lasting", [*SERVERS, pytest.param("cluster", marks=pytest.mark.slow)], indirect=True)
 def test_a_server_that_is_killed_under_load_loses_nothing(lasting):
     """Three times. What was accepted runs; a publish whose reply was lost leaves no double; workers go on living."""
     rig, faults, concurrency = lasting, 3, 4

@@ -114,6 +114,10 @@ class PrivateCluster:
                     return owner
         raise LookupError(f"nobody serves slot {slot}")
 
+    def serving(self, key):
+        """The server that has a key's slot now."""
+        return self.nodes[self.master_of(key)]
+
     def migrate(self, key, target, *, step=None):
         """Move a key's slot, with all that lies in it, to another master, live.
 

@@ -97,6 +97,18 @@ class PrivateSentinel:
             state = client.sentinel_master(SERVICE)
         return int(state["num-slaves"]) == len(self.ports) - 1 and int(state["num-other-sentinels"]) == 2
 
+    def serving(self, _key):
+        """The server that is the master now."""
+        return self.servers[self.master()]
+
+    def cut_off(self, replica):
+        """Let a replica hear nothing of its master any more, while both are well: it may not come back."""
+        with self.client(replica) as client:
+            port = int(client.execute_command("ROLE")[2])
+            client.config_set("masterauth", "not-the-password")
+        with self.client(port) as client:
+            client.execute_command("CLIENT", "KILL", "TYPE", "replica")
+
     def master(self):
         """The port of the master that most sentinels name."""
         named = []

@@ -3,6 +3,7 @@
 import pytest
 
 from streamq.cli import checks
+from streamq.core import precautions
 
 
 def statuses(findings):
@@ -64,7 +65,7 @@ def test_a_replica_or_a_part_of_a_cluster_is_no_place_for_queues():
     ],
 )
 def test_redis_must_not_evict(info, settings, expected):
-    assert checks.eviction(info, settings).status == expected
+    assert precautions.eviction(info, settings).status == expected
 
 
 @pytest.mark.parametrize(
@@ -97,7 +98,36 @@ def test_memory_must_have_room(info, expected):
     ],
 )
 def test_what_survives_a_restart_is_told(info, settings, expected):
-    assert statuses(checks.persistence(info, settings)) == expected
+    assert statuses(precautions.persistence(info, settings)) == expected
+
+
+VALKEY, REDIS_8 = {"valkey_version": "9.1.2", "aof_enabled": 1}, {"redis_version": "8.2.3", "aof_enabled": 1}
+REDIS_7 = {"redis_version": "7.0.15", "aof_enabled": 1}
+
+
+@pytest.mark.parametrize(
+    ("wanted", "info", "settings", "everysec", "expected"),
+    [
+        ({"memory": ["a"]}, {}, {}, False, []),
+        ({"fsync": ["a"]}, REDIS_8, {"appendfsync": "everysec"}, True, ["ok"]),
+        ({"fsync": ["a"]}, REDIS_8, {}, True, ["ok"]),
+        ({"fsync": ["a"]}, REDIS_8, {"appendfsync": "no"}, True, ["fail"]),
+        ({"fsync": ["a"]}, VALKEY, {"appendfsync": "always"}, False, ["ok"]),
+        ({"fsync": ["a"]}, VALKEY, {"appendfsync": "everysec"}, False, ["fail"]),
+        ({"fsync": ["a"]}, VALKEY, {}, False, ["fail"]),
+        ({"fsync": ["a"]}, VALKEY | {"aof_enabled": 0}, {"appendfsync": "always"}, False, ["fail"]),
+        ({"fsync": ["a"]}, REDIS_7, {"appendfsync": "always"}, False, ["fail"]),
+        ({"replica": ["a"]}, {"connected_slaves": 1}, {}, False, ["ok"]),
+        ({"replica": ["a"]}, {"connected_slaves": 0}, {}, False, ["fail"]),
+        ({"replica": ["a"], "fsync": ["b"]}, REDIS_8, {}, True, ["ok", "fail"]),
+    ],
+    ids=str,
+)
+def test_what_queues_ask_for_must_be_possible(wanted, info, settings, everysec, expected):
+    """Else every publish would tell of it."""
+    findings = list(checks.durability(wanted, info, settings, everysec=everysec))
+    assert statuses(findings) == expected
+    assert all(finding.cure for finding in findings if finding.status == "fail")
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,97 @@
+"""Sentinel: who the master is, asked again and again in a thread of its own.
+
+redis-py asks only when it connects. A master that was frozen, replaced and thawed goes on taking writes until the
+sentinels reach it (10 s on Redis 7.0): whoever is connected to it has to find out without its help, and also while the
+event loop is blocked.
+"""
+
+import asyncio
+import concurrent.futures
+import contextlib
+import threading
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any
+
+import redis
+from redis import exceptions
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+ASK_EVERY = 1.5  # seconds
+SENTINEL_TIMEOUT = 0.5  # seconds a sentinel may take to answer: the next one is asked then
+
+Address = tuple[str, int]
+
+
+class MasterWatch:
+    """Asks the sentinels for the master until it is stopped.
+
+    Args:
+        sentinels: host and port of each.
+        service: the master's name.
+        follow: called on the event loop after each time that somebody knew where the master is.
+
+    Attributes:
+        master: where it is, as far as known; for any thread.
+    """
+
+    def __init__(
+        self, sentinels: Sequence[Address], service: str, follow: Callable[[], Coroutine[Any, Any, None]]
+    ) -> None:
+        self.master: Address | None = None
+        self._service, self._follow = service, follow
+        self._sentinels: list[Any] = [
+            redis.Redis(
+                host, port, socket_timeout=SENTINEL_TIMEOUT, socket_connect_timeout=SENTINEL_TIMEOUT,
+                retry=Retry(NoBackoff(), 0),
+            )
+            for host, port in sentinels
+        ]  # fmt: skip
+        self._stopping = threading.Event()
+        self._thread: threading.Thread | None = None
+        self._following: concurrent.futures.Future[None] | None = None
+
+    def start(self) -> None:
+        """Begin to ask, on behalf of the running event loop. A second call does nothing."""
+        if self._thread is None:
+            self._stopping.clear()
+            loop = asyncio.get_running_loop()
+            self._thread = threading.Thread(target=self._run, args=(loop,), name="streamq-sentinel", daemon=True)
+            self._thread.start()
+
+    async def stop(self) -> None:
+        """Ask no more."""
+        thread, self._thread = self._thread, None
+        if thread is not None:
+            self._stopping.set()
+            await asyncio.to_thread(thread.join)
+
+    def ask(self) -> Address | None:
+        """Where the master is, as the sentinel says that saw the latest failover; None when none knows a good one."""
+        known = []
+        for sentinel in self._sentinels:
+            # One that is away, or no sentinel at all.
+            with contextlib.suppress(exceptions.RedisError, OSError):
+                state = sentinel.sentinel_masters().get(self._service)
+                if state and state["is_master"] and not (state["is_sdown"] or state["is_odown"]):
+                    known.append((int(state["config-epoch"]), (str(state["ip"]), int(state["port"]))))
+        return max(known)[1] if known else None
+
+    def _run(self, loop: asyncio.AbstractEventLoop) -> None:
+        while not self._stopping.is_set() and not loop.is_closed():
+            master = self.ask()
+            if master is not None:
+                self.master = master
+                self._tell(loop)
+            self._stopping.wait(ASK_EVERY)
+        for sentinel in self._sentinels:
+            sentinel.close()
+
+    def _tell(self, loop: asyncio.AbstractEventLoop) -> None:
+        if self._following is not None and not self._following.done():
+            return  # the loop is blocked: one call that waits for it is enough
+        call = self._follow()
+        try:
+            self._following = asyncio.run_coroutine_threadsafe(call, loop)
+        except RuntimeError:  # the loop is closed: there is nobody left to tell
+            call.close()
