@@ -18,6 +18,7 @@ from streamq.core.context import current_message
 from streamq.core.failure import scrub
 from streamq.core.message import Message
 from streamq.core.outcome import Ack, DeadLetter, Release, Retry
+from streamq.core.precautions import Finding
 from streamq.core.registry import Registry
 
 EventDict = MutableMapping[str, Any]
@@ -110,6 +111,19 @@ def tell_start(registry: Registry, queues: Sequence[QueueConfig], consumer: str,
             )  # fmt: skip
 
 
+def tell_findings(findings: Sequence[Finding]) -> None:
+    """Say what is wrong with the server.
+
+    Args:
+        findings: what was found; good ones are not told.
+    """
+    log = structlog.get_logger("streamq")
+    for finding in findings:
+        if finding.status != "ok":
+            say = log.error if finding.status == "fail" else log.warning
+            say(finding.detail, fix=finding.cure)
+
+
 class LogObserver:
     """Writes what operators want to know. Successes are routine: they are written at level debug only."""
 
@@ -131,9 +145,19 @@ class LogObserver:
                     queue=event.queue, taken=event.taken, suspects=event.suspects, dead=event.dead,
                 )  # fmt: skip
             case events.LeaseLost():
+                text = "lease lost: another worker runs this message, or its entry was deleted"
+                self._log.warning(text, queue=event.queue, id=event.message_id)
+            case events.Vanished():
+                self._log.error(
+                    "messages vanished: somebody deleted or trimmed their entries",
+                    queue=event.queue, count=event.count, fix=f"streamq audit {event.queue}",
+                )  # fmt: skip
+            case events.LoopBlocked():
                 self._log.warning(
-                    "lease lost: another worker runs this message", queue=event.queue, id=event.message_id
-                )
+                    "the event loop is blocked: no other handler goes on",
+                    queue=event.queue, by=event.by, **({"id": event.message_id} if event.message_id else {}),
+                    fix="make the handler a plain function: it runs in a thread; or use executor='process'",
+                )  # fmt: skip
             case events.RedisUnavailable(back=True):
                 self._log.info("Redis is back", queue=event.queue, role=event.role)
             case events.RedisUnavailable():

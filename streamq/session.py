@@ -1,5 +1,6 @@
 """What an app or a command holds while it is connected."""
 
+import contextlib
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -8,8 +9,9 @@ import msgspec
 import structlog
 
 from streamq import logs
+from streamq.core import precautions
 from streamq.core.config import QueueConfig
-from streamq.core.errors import ConfigError
+from streamq.core.errors import ConfigError, RedisUnavailable
 from streamq.core.events import Observers
 from streamq.core.signing import KeyRing, resolve_signing
 from streamq.publisher import Publisher
@@ -20,6 +22,7 @@ from streamq.store.connection import Connections
 from streamq.store.inspect import Inspector
 from streamq.store.keys import Keyspace
 from streamq.store.locate import Located, locate
+from streamq.store.server import Server
 
 
 class Session:
@@ -59,6 +62,13 @@ class Session:
                 "no queue to serve: no handler is registered; give one with --queue or @app.handler(QUEUE)"
             )
         return [self._resolved(self.settings.config.queue(name), concurrency) for name in dict.fromkeys(names)]
+
+    async def precautions(self) -> None:
+        """Warn of a server that may lose messages by how it is set up. Without the right to INFO nothing is said."""
+        with contextlib.suppress(RedisUnavailable):
+            info = await Server(self.connections, self.keyspace).info()
+            if "maxmemory_policy" in info:
+                logs.tell_findings([precautions.eviction(info, {}), *precautions.persistence(info, {})])
 
     def _resolved(self, config: QueueConfig, concurrency: int | None) -> QueueConfig:
         signing = resolve_signing(config, self.keys, production=self.settings.production)

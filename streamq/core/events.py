@@ -61,9 +61,25 @@ class Promoted(Event, frozen=True):
 
 
 class LeaseLost(Event, frozen=True):
-    """Another worker owns a message that runs here."""
+    """A message that runs here is no longer ours: another worker took it over, or somebody deleted its entry."""
 
     message_id: str
+
+
+class Vanished(Event, frozen=True):
+    """Somebody deleted entries of messages in flight: what they held is gone."""
+
+    count: int
+
+
+class LoopBlocked(Event, frozen=True):
+    """The event loop has not turned for seconds: whatever ``by`` names should run in a thread or a process.
+
+    Told from another thread while it is so.
+    """
+
+    by: str  # the type of a message, or the name of a coroutine that is no handler
+    message_id: str | None = None
 
 
 class RedisUnavailable(Event, frozen=True):

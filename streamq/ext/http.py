@@ -42,7 +42,9 @@ async def serve_http(app: StreamQ, serving: AppWorker, address: str) -> AsyncIte
         ConfigError: the address is unusable or taken.
     """
     loop = asyncio.get_running_loop()
-    metrics = Metrics(app.registry, partial(_stats, app, serving, loop), partial(_slots, serving))
+    stats = partial(_stats, app, serving, loop)
+    tasks = partial(_tasks, loop)
+    metrics = Metrics(app.registry, stats, partial(_slots, serving), partial(_lag, serving), tasks)
     app.observe(metrics)
     host, port = parse_address(address)
     try:
@@ -146,3 +148,11 @@ def _slots(serving: AppWorker) -> list[tuple[str, int, int]]:
     if serving.worker is None:
         return []
     return [(lane.queue, len(lane.in_flight), lane.in_flight.slots) for lane in serving.worker.lanes]
+
+
+def _lag(serving: AppWorker) -> float:
+    return serving.worker.health.lag() if serving.worker is not None else 0.0
+
+
+def _tasks(loop: asyncio.AbstractEventLoop) -> int:
+    return len(asyncio.all_tasks(loop))

@@ -33,13 +33,16 @@ class Metrics:
         handlers: resolves types, so that a prefix pattern is one label and not a thousand.
         stats: how the queues stand; called at each scrape.
         slots: queue, busy slots, all slots of this worker.
+        lag: seconds by which the event loop is late.
+        tasks: how many tasks it has.
     """
 
     def __init__(
         self, handlers: Registry, stats: Callable[[], Sequence[QueueStats]],
-        slots: Callable[[], Iterable[tuple[str, int, int]]],
+        slots: Callable[[], Iterable[tuple[str, int, int]]], lag: Callable[[], float],
+        tasks: Callable[[], int],
     ) -> None:  # fmt: skip
-        self._handlers, self._stats, self._slots = handlers, stats, slots
+        self._handlers, self._stats, self._slots, self._lag, self._tasks = handlers, stats, slots, lag, tasks
         self._registry = CollectorRegistry()
         self._published = self._counter("published", "Messages offered by this process.", "outcome")
         self._fetched = self._counter("fetched", "Entries handed to this worker.")
@@ -47,6 +50,8 @@ class Metrics:
         self._reclaimed = self._counter("reclaimed", "Entries taken over from workers that vanished.")
         self._promoted = self._counter("promoted", "Delayed messages that became due.")
         self._lost = self._counter("lease_lost", "Messages that another worker took over while they ran here.")
+        self._vanished = self._counter("vanished", "Messages in flight whose entries somebody deleted.")
+        self._blocked = self._counter("loop_blocked", "Times that the event loop did not turn for seconds.", "by")
         self._outages = self._counter("redis_unavailable", "Times that a role could not reach Redis.", "role")
         self._duration = self._histogram("handler_seconds", "Seconds in handlers.")
         self._waited = self._histogram(
@@ -59,9 +64,7 @@ class Metrics:
         queue = event.queue
         match event:
             case events.Settled(applied=True):
-                self._settled.labels(queue, _outcome(event)).inc()
-                if event.type is not None and event.duration:
-                    self._duration.labels(queue, self._label(queue, event.type)).observe(event.duration)
+                self._count_settled(event)
             case events.Started(waited_ms=int(waited)):
                 self._waited.labels(queue, self._label(queue, event.type)).observe(max(0, waited) / 1000)
             case events.Fetched():
@@ -74,12 +77,8 @@ class Metrics:
                 self._reclaimed.labels(queue).inc(event.taken)
             case events.Promoted():
                 self._promoted.labels(queue).inc(event.count)
-            case events.LeaseLost():
-                self._lost.labels(queue).inc()
-            case events.RedisUnavailable(back=False):
-                self._outages.labels(queue, event.role).inc()
             case _:
-                pass
+                self._count_trouble(event)
 
     def text(self) -> bytes:
         """All metrics in the Prometheus text format."""
@@ -100,10 +99,31 @@ class Metrics:
             slots.add_metric([queue], every)
         yield busy
         yield slots
+        yield GaugeMetricFamily("streamq_loop_lag_seconds", "Seconds by which the event loop is late.", self._lag())
+        yield GaugeMetricFamily("streamq_worker_tasks", "Tasks of this worker's event loop.", self._tasks())
 
     def describe(self) -> Iterable[Metric]:
         """Nothing: registering must not ask Redis."""
         return ()
+
+    def _count_trouble(self, event: events.Event) -> None:
+        queue = event.queue
+        match event:
+            case events.LeaseLost():
+                self._lost.labels(queue).inc()
+            case events.Vanished():
+                self._vanished.labels(queue).inc(event.count)
+            case events.LoopBlocked():
+                self._blocked.labels(queue, self._label(queue, event.by) if event.message_id else "unknown").inc()
+            case events.RedisUnavailable(back=False):
+                self._outages.labels(queue, event.role).inc()
+            case _:
+                pass
+
+    def _count_settled(self, event: events.Settled) -> None:
+        self._settled.labels(event.queue, _outcome(event)).inc()
+        if event.type is not None and event.duration:
+            self._duration.labels(event.queue, self._label(event.queue, event.type)).observe(event.duration)
 
     def _label(self, queue: str, message_type: str) -> str:
         handler = self._handlers.resolve(queue, message_type)

@@ -41,6 +41,12 @@ class Health:
         while not await self._lifecycle.pause(PULSE):
             self._pulse = time.monotonic()
 
+    def lag(self) -> float:
+        """Seconds by which the loop's next sign of life is late; 0 = it is not."""
+        if self._lifecycle.state is not State.RUNNING:
+            return 0.0
+        return max(0.0, time.monotonic() - self._pulse - PULSE)
+
     def live(self) -> Verdict:
         """Whether the event loop turns. Redis may be away: a restart would not bring it back."""
         silent = time.monotonic() - self._pulse

@@ -31,8 +31,12 @@ class Promoter:
         """One look. Returns how many seconds to wait before the next one."""
         lane = self._lane
         result = await lane.store.promote(limit=PAGE, max_now_ms=self._clock.latest_ms(TOLERANCE))
+        # A request that was long on its way (a server that froze, a slow network) says an old time: that is no jump.
+        late = result.now_ms <= self._clock.latest_ms(TOLERANCE)
         self._clock.heard(result.now_ms)
         lane.clock.heard(result.now_ms)
+        if result.clock_jumped and late:
+            return 0.0
         if result.clock_jumped:
             text = "the clock of Redis jumped ahead; delayed messages wait 10 s to see whether it stays"
             lane.observers.notify(Noticed(lane.queue, text))

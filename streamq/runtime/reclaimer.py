@@ -5,7 +5,7 @@ import random
 import time
 from collections.abc import Callable
 
-from streamq.core.events import Reclaimed
+from streamq.core.events import Reclaimed, Vanished
 from streamq.core.message import Delivery
 from streamq.runtime.lane import Lane
 from streamq.store.streams import NO_CURSORS
@@ -66,6 +66,8 @@ class Reclaimer:
             for delivery in found.deliveries:
                 delivery.proven_at = asked_at
                 self._start(delivery)
+            if found.vanished:
+                self._lane.observers.notify(Vanished(self._lane.queue, found.vanished))
             if found.deliveries or found.suspects or found.dead:
                 event = Reclaimed(self._lane.queue, len(found.deliveries), found.suspects, found.dead)
                 self._lane.observers.notify(event)

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import anyio
 
-from streamq.core.events import Settled
+from streamq.core.events import Settled, Vanished
 from streamq.core.message import Delivery
 from streamq.core.outcome import Ack, DeadLetter, Outcome, Release, Retry
 from streamq.runtime.lane import Lane
@@ -110,7 +110,10 @@ class Settler:
             routine = type(outcome) is Ack and not outcome.dropped
             if routine and not observers.routine:
                 continue
-            applied = words is not None and (not words or words[number] == "OK")
+            word = words[number] if words else "OK"
+            if word == "VANISHED":
+                observers.notify(Vanished(self._lane.queue, 1))
+            applied = words is not None and word == "OK"
             event = Settled(
                 self._lane.queue, delivery.message_id, verdict.type, outcome, verdict.duration, applied
             )  # fmt: skip

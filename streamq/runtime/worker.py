@@ -2,10 +2,8 @@
 
 import asyncio
 import contextlib
-import json
 import os
 import socket
-import sys
 import time
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -15,7 +13,9 @@ import anyio
 
 from streamq.core.config import LEVELS, QueueConfig
 from streamq.core.errors import RedisUnavailable
+from streamq.core.events import LoopBlocked
 from streamq.core.events import RedisUnavailable as Outage
+from streamq.runtime.about import about
 from streamq.runtime.burst import Burst
 from streamq.runtime.dispatcher import Dispatcher
 from streamq.runtime.drain import Drain
@@ -28,6 +28,7 @@ from streamq.runtime.janitor import Janitor
 from streamq.runtime.lane import Lane
 from streamq.runtime.lease_keeper import LeaseKeeper
 from streamq.runtime.lifecycle import Lifecycle, State
+from streamq.runtime.loop_watch import LoopWatch
 from streamq.runtime.mover import Mover
 from streamq.runtime.plan import Plan
 from streamq.runtime.promoter import Promoter
@@ -59,20 +60,26 @@ class Worker:
         said = plan.drain_timeout
         self._drain_timeout = plan.limits.drain_timeout if said is None else said
         self._isolation = Isolation()
+        started_ms = round(plan.clock.time() * 1000)
         self.executors = Executors(sum(config.max_consumers for config in plan.queues))
         self.lanes = [self._lane(config) for config in sorted(plan.queues, key=lambda c: LEVELS.index(c.priority))]
         self.health = Health(self.lanes, self.lifecycle)
         self._reclaimers: dict[str, Reclaimer] = {}
         self._dispatchers: dict[str, Dispatcher] = {}
         self._beat_failed: set[str] = set()
-        self._keeper = LeaseKeeper(
-            self.lanes,
-            BeatConnection(plan.connections),
-            heard=self._heard,
-            failed=self._missed,
-            broke=self.lifecycle.fail,
-            about=self._about,
-        )
+        # In a Cluster a thread for each queue: a node that hangs must not delay the beats to another.
+        groups = [[lane] for lane in self.lanes] if plan.keyspace.clustered else [self.lanes]
+        self._keepers = [
+            LeaseKeeper(
+                lanes,
+                BeatConnection(plan.connections),
+                heard=self._heard,
+                failed=self._missed,
+                broke=self.lifecycle.fail,
+                about=lambda lane: about(plan, lane, started_ms),
+            )
+            for lanes in groups
+        ]
 
     def stop(self) -> None:
         """Take no more, finish what runs, end. The second call does not wait for what runs."""
@@ -93,13 +100,15 @@ class Worker:
         """
         if not await self._prepare():
             return 0
+        await self._plan.precautions()
         lifespan = self._plan.lifespan or contextlib.nullcontext
         async with contextlib.AsyncExitStack() as stack:
-            stack.callback(self.executors.close)
+            stack.push_async_callback(self.executors.aclose)
             stack.push_async_callback(self._leave)
             state = await stack.enter_async_context(lifespan())
             await stack.enter_async_context(self._beating())
             self._dispatchers = {lane.queue: self._dispatcher(lane, state) for lane in self.lanes}
+            stack.enter_context(LoopWatch(self._blocked))
             drain = Drain(list(self._dispatchers.values()), self.lifecycle)
             # Senders stop before receivers: the settlers outlive whatever produces outcomes.
             async with anyio.create_task_group() as settlers:
@@ -140,14 +149,16 @@ class Worker:
 
     @contextlib.asynccontextmanager
     async def _beating(self) -> AsyncIterator[None]:
-        self._keeper.start()
+        for keeper in self._keepers:
+            keeper.start()
         try:
             # Redis may be away again: whoever is told to stop does not wait for it.
-            for lane in self.lanes:
-                await self.lifecycle.unless_quiet(self._keeper.renew(lane))
+            for keeper in self._keepers:
+                for lane in keeper.lanes:
+                    await self.lifecycle.unless_quiet(keeper.renew(lane))
             yield
         finally:
-            await self._keeper.stop()
+            await asyncio.gather(*(keeper.stop() for keeper in self._keepers))
 
     async def _serve(self) -> None:
         """Run the roles until it is time to be quiet, then wait for each to end by itself. None is cancelled."""
@@ -226,15 +237,14 @@ class Worker:
             self._beat_failed.add(lane.queue)
             lane.observers.notify(Outage(lane.queue, "beat", str(error), 1))
 
-    def _about(self, lane: Lane) -> str:
-        return json.dumps(
-            {
-                "types": self._plan.registry.types(lane.queue),
-                "slots": lane.in_flight.slots,
-                "started_ms": round(self._plan.clock.time() * 1000),
-                "python": ".".join(map(str, sys.version_info[:3])),
-            }
-        )
+    def _blocked(self, task: asyncio.Task[Any] | None) -> None:
+        for lane in self.lanes:
+            message = self._dispatchers[lane.queue].message_of(task)
+            if message is not None:
+                lane.observers.notify(LoopBlocked(lane.queue, message.type, message.id))
+                return
+        name = getattr(task.get_coro(), "__qualname__", "") if task is not None else "a callback"
+        self._plan.observers.notify(LoopBlocked(self.lanes[0].queue, name))
 
     def _lane(self, config: QueueConfig) -> Lane:
         plan = self._plan
@@ -269,7 +279,7 @@ class Worker:
             logger_for=plan.logger_for,
             isolation=self._isolation,
             executors=self.executors,
+            suspects=plan.suspects,
         )
-        return Dispatcher(
-            lane, around, is_fresh=self._keeper.is_fresh, renew=self._keeper.renew, failed=self.lifecycle.fail
-        )
+        keeper = next(keeper for keeper in self._keepers if lane in keeper.lanes)
+        return Dispatcher(lane, around, is_fresh=keeper.is_fresh, renew=keeper.renew, failed=self.lifecycle.fail)

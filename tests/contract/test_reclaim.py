@@ -274,6 +274,28 @@ async def test_a_beat_ends_an_outage_too(desk):
     assert (await desk.reclaim("w2")).grace
 
 
+@pytest.mark.parametrize("by", ["reclaim", "beat"])
+async def test_a_clock_that_steps_back_keeps_no_dead_worker_alive(desk, by):
+    """A beat of an hour ahead is from before the step: it counts from now on, so that who died is missed in time."""
+    hour = 3_600_000
+    before = desk.now()
+    desk.raw("HSET", desk.keys.workers, "!seen", before + hour, "dead", before + hour, "alive", before - 5)
+    if by == "reclaim":
+        assert (await desk.reclaim("w2")).grace
+    else:
+        desk.beat("w2")
+    assert before <= int(desk.raw("HGET", desk.keys.workers, "dead")) <= desk.now()
+    assert int(desk.raw("HGET", desk.keys.workers, "alive")) == before - 5
+    assert before + GRACE <= int(desk.raw("HGET", desk.keys.workers, "!grace")) <= desk.now() + GRACE
+
+
+async def test_a_beat_that_is_ahead_is_left_alone_while_time_goes_on(desk):
+    ahead = desk.now() + 60_000
+    desk.raw("HSET", desk.keys.workers, "!seen", desk.now(), "w1", ahead)
+    assert not (await desk.reclaim("w2")).grace
+    assert int(desk.raw("HGET", desk.keys.workers, "w1")) == ahead
+
+
 async def test_a_grace_that_lies_too_far_ahead_is_void(desk):
     """It was written by a clock that was ahead: it would hold up repair until that time comes."""
     await orphan(desk, draft("a"))

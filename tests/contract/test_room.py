@@ -65,6 +65,14 @@ async def test_a_queue_is_registered_once(desk):
     assert await desk.names() == {"orders"}
 
 
+async def test_a_queue_is_registered_without_memory(desk):
+    """Or no worker could start to drain it."""
+    desk.raw("CONFIG", "SET", "maxmemory", 1)
+    await desk.store.register()
+    desk.raw("CONFIG", "SET", "maxmemory", 0)
+    assert await desk.names() == {"orders"}
+
+
 # --- evict
 
 

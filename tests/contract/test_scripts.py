@@ -28,7 +28,7 @@ def test_a_script_names_keys_that_there_are(name):
     """A key that the header misspells would only be missed when the script is called."""
     built = script(name)
     assert built.keys or name == "rights"
-    known = {*QueueKeys.__slots__, "stream", "dead_letter", "moved"}
+    known = {*QueueKeys.__slots__, "stream", "dead_letter", "moved", "names"}
     assert set(built.keys) <= known
     assert script(name) is built
 
@@ -191,8 +191,8 @@ NEED_A_GROUP = {"alone", "dead", "extend", "janitor", "purge", "reclaim", "relea
 
 
 def test_every_script_has_its_scene():
-    """But those that only look at dead letters or rights, and the two-step moves of a Cluster."""
-    assert set(NAMES) - SCENES.keys() == {"move", "replay_across", "rights", "tally"}
+    """But the register, those that only look at dead letters or rights, and the two-step moves of a Cluster."""
+    assert set(NAMES) - SCENES.keys() == {"move", "register", "replay_across", "rights", "tally"}
 
 
 def settled(state):

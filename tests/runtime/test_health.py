@@ -92,3 +92,13 @@ def test_a_worker_that_ends_is_alive_and_not_ready(rig, now):
     now.seconds += 3600
     assert health.live().ok
     assert health.ready() == (False, "quiet")
+
+
+def test_a_sign_of_life_that_is_late_is_lag(rig, now):
+    health = Health([rig.lane], rig.lifecycle)
+    now.seconds += 5
+    assert health.lag() == 0.0  # it has not begun
+    rig.lifecycle.started()
+    assert health.lag() == 5.0 - module.PULSE
+    rig.lifecycle.quiet()
+    assert health.lag() == 0.0

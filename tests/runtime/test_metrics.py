@@ -27,7 +27,7 @@ def metrics(asked):
     app = StreamQ()
     app.handler(QUEUE, type="work")(lambda: None)
     app.handler(QUEUE, type="video_*")(lambda: None)
-    return Metrics(app.registry, lambda: asked.append(True) or [STATS], lambda: [(QUEUE, 2, 5)])
+    return Metrics(app.registry, lambda: asked.append(True) or [STATS], lambda: [(QUEUE, 2, 5)], lambda: 1.5, lambda: 7)
 
 
 def samples(metrics):
@@ -137,3 +137,18 @@ def test_depths_are_those_of_redis_at_the_scrape(metrics, asked):
         "streamq_queue_consumers": 5,
     }  # fmt: skip
     assert (found["streamq_busy_slots",], found["streamq_slots",]) == (2, 5)
+
+
+def test_a_blocked_loop_is_counted_by_handler(metrics):
+    metrics(events.LoopBlocked(QUEUE, "work", "id"))
+    metrics(events.LoopBlocked(QUEUE, "reload_settings"))  # no handler: a name of the app's own
+    assert samples(metrics)["streamq_loop_blocked_total", "work"] == 1
+    assert samples(metrics)["streamq_loop_blocked_total", "unknown"] == 1
+
+
+def test_the_lag_of_the_loop_is_asked_for(metrics):
+    assert "streamq_loop_lag_seconds 1.5" in metrics.text().decode()
+
+
+def test_the_tasks_of_the_loop_are_asked_for(metrics):
+    assert "streamq_worker_tasks 7" in metrics.text().decode()

@@ -109,6 +109,28 @@ async def test_small_differences_are_no_jump(make_rig):
     assert len(rig.ready()) == 1
 
 
+async def test_a_request_that_was_long_on_its_way_is_no_jump(make_rig, monkeypatch):
+    """A server that froze answers later than it was asked: nothing waits for its clock after that."""
+    clock = VirtualClock()
+    rig = await make_rig(clock=clock)
+    promoter, promote = Promoter(rig.lane), rig.lane.store.promote
+    await promoter.promote()
+    await delay(rig, 1)
+
+    async def late(**call):
+        result = await promote(**call)
+        clock.advance(30)
+        return result
+
+    clock.advance(-30)  # it is asked now, and answers 30 s later by both clocks
+    monkeypatch.setattr(rig.lane.store, "promote", late)
+    assert await promoter.promote() == 0.0
+    monkeypatch.undo()
+    assert rig.events.of(Noticed) == []
+    await promoter.promote()
+    assert len(rig.ready()) == 1
+
+
 async def test_the_first_look_trusts_the_clock(make_rig):
     """There is nothing to compare it with."""
     rig = await make_rig(clock=VirtualClock())

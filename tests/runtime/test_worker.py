@@ -517,8 +517,9 @@ async def test_a_bug_in_the_beat_takes_the_worker_down_too(make_app, monkeypatch
     task = asyncio.ensure_future(worker.run())
     await until(lambda: worker.worker is not None and worker.worker.health.ready().ok)
     monkeypatch.setattr(BeatConnection, "extend", lambda *_, **__: 1 / 0)
-    worker.worker._keeper._next = dict.fromkeys(worker.worker._keeper._next, 0.0)
-    worker.worker._keeper._poke.set()
+    (keeper,) = worker.worker._keepers
+    keeper._next = dict.fromkeys(keeper._next, 0.0)
+    keeper._poke.set()
     with pytest.raises(ZeroDivisionError):
         await soon(task)
 

@@ -25,14 +25,17 @@ local function level(stream)
       group = fields
     end
   end
-  local after = group and '(' .. group['last-delivered-id'] or '-'
-  local first = redis.call('XRANGE', stream, after, '+', 'COUNT', 1)[1]
-  local oldest = ''
+  local last, ready, oldest = group and group['last-delivered-id'], '', ''
+  for _, item in ipairs(redis.call('XRANGE', stream, last or '-', '+', 'COUNT', 2)) do -- `(LAST` fails at the last id
+    if ready == '' and item[1] ~= last then
+      ready = item[1]
+    end
+  end
   if group and group['pending'] > 0 then
     oldest = redis.call('XPENDING', stream, ARGV[1], '-', '+', 1)[1][1]
   end
-  return { about['length'], about['entries-added'], group and group['pending'] or 0, first and first[1] or '',
-    oldest, group and group['consumers'] or 0 }
+  return { about['length'], about['entries-added'], group and group['pending'] or 0, ready, oldest,
+    group and group['consumers'] or 0 }
 end
 
 return { integer(now_ms()), redis.call('ZCARD', KEYS[5]), redis.call('HLEN', KEYS[6]), redis.call('HGETALL', KEYS[7]),

@@ -25,7 +25,7 @@ local function last_delivered(stream)
         fields[info[i]] = info[i + 1]
       end
       if fields['name'] == group then
-        return '(' .. fields['last-delivered-id']
+        return fields['last-delivered-id']
       end
     end
   end
@@ -35,9 +35,12 @@ end
 for i = 4, tonumber(NUMBER_OF[level]), -1 do
   local excess = math.min(length - max_length + wanted, wanted - evicted)
   if excess > 0 then
-    for _, item in ipairs(redis.call('XRANGE', KEYS[i], last_delivered(KEYS[i]), '+', 'COUNT', excess)) do
-      redis.call('XDEL', KEYS[i], item[1])
-      evicted, length = evicted + 1, length - 1
+    local last = last_delivered(KEYS[i])
+    for _, item in ipairs(redis.call('XRANGE', KEYS[i], last, '+', 'COUNT', excess + 1)) do -- `(LAST` fails at the last id
+      if item[1] ~= last and excess > 0 then
+        redis.call('XDEL', KEYS[i], item[1])
+        evicted, length, excess = evicted + 1, length - 1, excess - 1
+      end
     end
   end
 end

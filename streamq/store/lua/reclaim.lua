@@ -2,7 +2,7 @@
 -- Take over the entries of workers that vanished, and judge what killed them.
 -- KEYS: critical high normal low delayed messages ledger workers dead
 -- ARGV: queue group consumer lease_ms count silent_after_ms max_deliveries cursor x4, then names of silent consumers
--- Returns: OK now_ms {cursor x4} suspects dead {level entry token losses flat} ... | GRACE now_ms
+-- Returns: OK now_ms {cursor x4} suspects dead vanished {level entry token losses flat} ... | GRACE now_ms
 -- Entries of silent consumers first, whatever their age, then whoever is idle longer than the lease. Each call looks
 -- at 10 x count pending entries only, so the cursor of each level is the caller's to keep until it is 0-0.
 -- Losses are judged here and nowhere else: an entry that lost two workers waits and runs alone from then on; one that
@@ -68,8 +68,10 @@ local function judge(level, stream, entry, flat)
   suspects = suspects + 1
 end
 
+local gone = 0
 local function vanished(count)
   if count > 0 then
+    gone = gone + count
     redis.call('HINCRBY', ledger, 'vanished', count)
   end
 end
@@ -108,4 +110,4 @@ for i, level in ipairs(LEVELS) do
     end
   end
 end
-return { 'OK', integer(now), cursors, suspects, buried, unpack(taken) }
+return { 'OK', integer(now), cursors, suspects, buried, gone, unpack(taken) }

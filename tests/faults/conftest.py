@@ -1,0 +1,43 @@
+"""One test a row of the catalogue of faults, on each real server. Each ends with the law of protocol 3.3."""
+
+import pytest
+
+from streamq.testing.server import PrivateServer
+from tests.support import SERVERS, server_binary
+
+pytest.register_assert_rewrite("tests.faults.house", "tests.e2e.rig")
+
+# After it is known that their assertions explain themselves.
+from tests.e2e.rig import PASSWORD, Rig  # noqa: E402
+from tests.faults.house import KEEPS_ALL, house_on  # noqa: E402
+
+
+@pytest.fixture
+async def house(server):
+    """An app on the server that all tests share, emptied: for faults that hurt no server."""
+    async with house_on(server) as house:
+        yield house
+
+
+@pytest.fixture(params=SERVERS)
+async def own_house(request):
+    """The same on a server of the test's own, to be killed, configured or filled. It keeps what it has acknowledged."""
+    with PrivateServer(server_binary(request.param), args=KEEPS_ALL) as server:
+        async with house_on(server) as house:
+            yield house
+
+
+@pytest.fixture(params=SERVERS)
+def rig(request, tmp_path):
+    """Real worker processes, on a server of the test's own that keeps what it has acknowledged."""
+    with PrivateServer(server_binary(request.param), args=["--requirepass", PASSWORD, *KEEPS_ALL]) as server:
+        rig = Rig(server, tmp_path)
+        try:
+            yield rig
+        finally:
+            rig.close()
+            for number, worker in enumerate(rig.workers):  # shown when the test failed
+                told = [f"--- worker {number}, pid {worker.pid}, exit code {worker.code}", *worker.tail()]
+                request.node.add_report_section("teardown", f"worker {number}", "\n".join(told))
+        rig.check_logs()
+        rig.check_law()
