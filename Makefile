@@ -6,17 +6,30 @@ PYTHON ?= python3
 WORKERS ?= 2
 # Some of the tests alone, without the coverage gate: make test TESTS="tests/unit -k backoff"
 TESTS ?=
+# Operations of `make model`, all servers together.
+OPS ?= 100000
+# Mutants of `make mutants`: so many at random instead of all.
+SAMPLE ?=
+# Power losses of `make powerloss`, and what repeats its choices.
+CYCLES ?= 100
+SEED ?=
+# Of `make chaos` and `make soak`: minutes, the server (valkey-9.1, redis-8.2, redis-7.0), and what else there is to say,
+# like FLAGS="--fsync always". NAIVE=1: a worker that must fail.
+MINUTES ?= 3
+SERVER ?= valkey-9.1
+NAIVE ?=
+FLAGS ?=
 
 BIN := .venv/bin
 SHELL := bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint bench lock clean .venv
+.PHONY: help demo test lint model mutants chaos soak powerloss guarantees bench lock clean .venv
 .DELETE_ON_ERROR:
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z.]+:.*## / { printf "  make %-6s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z.]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' Makefile
 
 demo: .venv ## Publish, fail, retry, kill a worker, and see that nothing is lost: within a minute, no Redis needed
 	@$(BIN)/streamq demo
@@ -31,6 +44,27 @@ lint: .venv ## Check style, format, types and the floors of the house
 	$(BIN)/mypy || failed=1; \
 	$(BIN)/lint-imports --no-logo || failed=1; \
 	exit $$failed
+
+model: .venv ## Random operations and faults against the scripts, all compared: make model OPS=100000 SEED=1
+	@export STREAMQ_MODEL_OPS=$(OPS) STREAMQ_MODEL_SEED=$(or $(SEED),$$RANDOM); echo "SEED=$$STREAMQ_MODEL_SEED"; \
+	$(BIN)/pytest tests/contract/test_model.py -n $(WORKERS) --dist load -q
+
+mutants: .venv ## Remove every guard of the Lua, one at a time: each must be caught
+	@$(BIN)/python -m tests.mutants $(if $(SAMPLE),--sample $(SAMPLE)) $(if $(SEED),--seed $(SEED))
+
+powerloss: .venv ## Cut the power of private servers: make powerloss CYCLES=100 SEED=1
+	@$(BIN)/python -m tests.powerloss --cycles $(CYCLES) $(if $(SEED),--seed $(SEED))
+
+STORM = --minutes $(MINUTES) --server $(SERVER) $(if $(SEED),--seed $(SEED)) $(FLAGS)
+
+chaos: .venv ## Everything at once: make chaos MINUTES=3 SEED=1 SERVER=redis-7.0; NAIVE=1 must fail
+	@$(BIN)/python -m tests.chaos $(STORM) $(if $(NAIVE),--naive)
+
+soak: .venv ## A long life with a fault a minute, and what grows in it: make soak MINUTES=60
+	@$(BIN)/python -m tests.soak $(STORM)
+
+guarantees: .venv ## Write the table of faults and their tests into docs/guarantees.md
+	@$(BIN)/python -m tests.faults.catalogue
 
 bench: .venv ## Measure throughput and latency on this machine
 	@$(BIN)/python -m benchmarks
