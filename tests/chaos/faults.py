@@ -7,6 +7,8 @@ import time
 from collections import Counter
 
 import redis
+from redis.backoff import ConstantBackoff
+from redis.retry import Retry
 
 from tests.chaos.checker import Fault
 
@@ -178,7 +180,9 @@ class Faults:
                 self._end(heapq.heappop(self._ends))
 
     def _admin(self, *command):
-        with redis.Redis.from_url(self.house.url, socket_timeout=5) as client:
+        # One that was killed just now may still read its data.
+        patience = {"retry": Retry(ConstantBackoff(0.1), 600), "retry_on_error": [redis.BusyLoadingError]}
+        with redis.Redis.from_url(self.house.url, socket_timeout=5, **patience) as client:
             return client.execute_command(*command)
 
     def _kill_clients(self, _):

@@ -79,10 +79,15 @@ class Ledger(threading.Thread):
 
     def run(self):
         while not self._enough.wait(EVERY):
-            try:
-                self.take()
-            except (StreamqError, redis.RedisError, OSError):
-                self.unanswered += 1
+            self.left()
+
+    def left(self):
+        """Take a sample if the server answers. Returns how many messages are left, as far as is known."""
+        try:
+            return self.take().left
+        except (StreamqError, redis.RedisError, OSError):  # it was killed, or still reads its data
+            self.unanswered += 1
+            return None
 
     def take(self):
         """Take a sample now."""

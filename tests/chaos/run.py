@@ -121,7 +121,7 @@ def _life(house, faults, watch, options):
     with Ledger(house.url) as ledger:
         with watch(house):
             _storm(house, faults, ledger, options)
-        drained_in = _drain(house, lambda: ledger.take().left, options)
+        drained_in = _drain(house, ledger.left, options)
         ledger.take()
     return ledger, drained_in, remains.read(house.url)
 
