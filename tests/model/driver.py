@@ -1,149 +1,307 @@
 """One operation on a real server and on the model, and everything compared after it."""
 
-from collections import deque
+from collections import Counter
+from enum import Enum
 from pathlib import Path
+from types import FunctionType
 
-from streamq.store.connection import GroupMissing, OutOfMemory
-from streamq.store.streams import NO_CURSORS
-from tests.contract.desk import GROUP
-from tests.model.entries import LEVELS, NOW
-from tests.model.house import House
-from tests.model.world import UID, Delay, NoGroup, key
+import redis
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from streamq.core.config import Config
+from streamq.core.errors import RedisUnavailable
+from streamq.core.signing import KeyRing
+from streamq.store.audit import Auditor
+from streamq.store.beats import BeatConnection
+from streamq.store.connection import Connections, GroupMissing, OutOfMemory
+from streamq.store.dead_letters import DeadLetters
+from streamq.store.inspect import Inspector
+from streamq.store.keys import Keyspace
+from streamq.store.scripts import NEEDS
+from streamq.store.streams import NO_CURSORS, QueueStore
+from streamq.store.url import parse_url
+from tests.model.letters import Crash, Office, Steps
+from tests.model.servers import START
+from tests.model.streams import NoGroup, key
+from tests.model.world import QUEUE, UID
+
+GROUP = "workers"
 SNAPSHOT = (Path(__file__).parent / "snapshot.lua").read_text()
-ONCE = ("k0", "k1", "k2", "k3")
-DIAGNOSTICS = {b"fenced", b"late_ack"}
+ONCE_NAMES = ("k0", "k1", "k2")
+DIAGNOSTICS = {"fenced", "late_ack"}
+BETWEEN_TRIES = 700  # milliseconds
 
 
-class Driver:
-    """Args: a desk on a real server, and a random number generator that makes a run repeatable."""
+class Fault(Enum):
+    """What befalls the one who calls."""
 
-    def __init__(self, desk, rng):
-        self.desk, self.store, self.raw, self.keys, self.rng = desk, desk.store, desk.raw, desk.keys, rng
-        self.world = House()
+    NONE = "none"
+    TWICE = "sent twice"
+    DEAD_BEFORE = "dead before it was sent"
+    DEAD_AFTER = "dead before the reply"
+    FULL = "memory full"
+    FULL_TWICE = "memory full, and sent again when it is not"
+    NO_SCRIPTS = "a server that knows no script"
+
+
+class Awaited:
+    """A client without an event loop, and with a fuse: its user may die between two commands."""
+
+    def __init__(self, client):
+        self.client, self.fuse = client, None
+
+    async def execute_command(self, *command):
+        if self.fuse == 0:
+            raise redis.ConnectionError("the caller is dead")
+        reply = self.client.execute_command(*command)
+        self.fuse = self.fuse and self.fuse - 1
+        return reply
+
+
+class Bench(Connections):
+    """One server that a machine runs on, emptied for each of its lives."""
+
+    def __init__(self, server):
+        super().__init__(parse_url(server.url))
+        self.server, self.operations, self.happened = server, 0, Counter()
+        self.used = Awaited(redis.Redis.from_url(server.url))
+        self._raw = redis.Redis.from_url(server.url, protocol=2)
+        self._raw.response_callbacks.clear()
+        self.raw = self._raw.execute_command
+
+    @property
+    def commands(self):
+        return self.used
+
+    def beats(self):
+        return self.used.client
+
+    def pipeline(self):
+        return self._raw.pipeline(transaction=False)
+
+    def close(self):
+        self.used.client.close()
+        self._raw.close()
+
+
+def now(coroutine):
+    """The result of a coroutine that waits for nothing."""
+    try:
+        coroutine.send(None)
+    except StopIteration as done:
+        return done.value
+    raise AssertionError("it waits for something")
+
+
+def often(times, *, only=None, **arguments):
+    """A rule that comes up so often.
+
+    Each time has a name of its own: in every life Hypothesis leaves out a random share of the names, which would leave
+    nothing to settle wherever `publish` is among them.
+    """
+
+    def mark(method):
+        method.drawn = times, only, arguments
+        return method
+
+    return mark
+
+
+class Driver(RuleBasedStateMachine):
+    """Both sides. `bench` is set by whoever runs a machine."""
+
+    bench: Bench
+
+    def __init_subclass__(cls):
+        super().__init_subclass__()
+        for name, method in list(vars(cls).items()):
+            times, only, arguments = getattr(method, "drawn", (0, None, {}))
+            for n in range(1, times + 1):
+                copy = FunctionType(method.__code__, method.__globals__, f"{name}_{n}")
+                copy = rule(**arguments)(copy)
+                setattr(cls, f"{name}_{n}", precondition(only)(copy) if only else copy)
+
+    def __init__(self):
+        super().__init__()
+        bench = self.bench
+        self.raw = bench.raw
+        self.keyspace = Keyspace(clustered=bench.server.clustered)
+        self.store = QueueStore(bench, self.keyspace, QUEUE.decode(), GROUP)
+        self.keys, self.beats = self.store.keys, BeatConnection(bench)
+        self.letters = DeadLetters(bench, self.keyspace, KeyRing())
+        self.auditor = Auditor(bench, self.keyspace, Inspector(bench, self.keyspace, Config()))
+        self.world = Office(START, clustered=bench.server.clustered)
+        self.latest = self.floor = START  # the clock has never been later, and is not set back below
         self.hands = []  # (consumer, delivery) as workers remember them, stale ones among them
-        self.cursors = NO_CURSORS
-        self.numbers, self.names = 0, deque(maxlen=12)
-        self.done, self.trace = 0, deque(maxlen=12)
-        names = [*(self.keys.stream(level) for level in LEVELS), self.keys.delayed, self.keys.messages]
-        names += [self.keys.ledger, self.keys.workers, self.keys.seen_0, self.keys.seen_1, desk.keyspace.dead_letter]
-        names += [desk.keyspace.dead_letter_ledger, *(desk.keyspace.once("orders", name) for name in ONCE)]
-        self._look = ("EVALSHA", self.raw("SCRIPT", "LOAD", SNAPSHOT), len(names), *names, GROUP)
-        self._now = desk.now()
-        self.seen = None  # the last snapshot
+        self.pages, self.read = [], []  # dead letters as movers and people who replay remember them
+        self.cursors, self.numbers, self.names = NO_CURSORS, 0, []
+        names = [*self.keys.streams, self.keys.delayed, self.keys.messages, self.keys.ledger, self.keys.workers]
+        names += [self.keys.seen_0, self.keys.seen_1, self.keys.dead]
+        names += [self.keyspace.once(QUEUE.decode(), name) for name in ONCE_NAMES]
+        self._look = (len(names), *names, GROUP)
+
+    @initialize()
+    def begin(self):
+        bench = self.bench
+        self.raw("CONFIG", "SET", "maxmemory", 0)
+        self.raw("FLUSHALL")
+        bench.server.turn(START)
+        bench.snapshot = self.raw("SCRIPT", "LOAD", SNAPSHOT)
+        self.turn(START)
+        self.ensured()
 
     # --- doing it twice: for real and in the model
 
-    async def perform(self, act, model, *, repeatable=True, memory=True):
-        """Returns the reply; None when its loss is played."""
-        if self.rng.random() < 0.02:
+    def perform(self, act, model, fault, *, repeatable=True, steps=None):
+        """Returns the reply; None when the caller does not learn of it."""
+        if fault is Fault.DEAD_BEFORE:
+            return None
+        if fault is Fault.NO_SCRIPTS:
             self.raw("SCRIPT", "FLUSH")
-            self.raw("SCRIPT", "LOAD", SNAPSHOT)
-        full = memory and self.rng.random() < 0.04
-        reply = await self._once(act, model, full)
-        if self.rng.random() < 0.15:
-            self.trace.append("  again")
-            before = settled(self.seen)
-            refused = reply == "OOM"
-            reply = await self._once(act, model, full=False)
-            assert refused or not repeatable or settled(self.seen) == before, "sending it twice changes something"
-        if reply == "NOGROUP" and self.rng.random() < 0.8:
-            await self.ensure()
-        return None if reply in ("OOM", "NOGROUP") or self.rng.random() < 0.05 else reply
+            self.bench.snapshot = self.raw("SCRIPT", "LOAD", SNAPSHOT)
+        full = fault in (Fault.FULL, Fault.FULL_TWICE)
+        reply = self._once(act, model, full, steps)
+        if fault in (Fault.TWICE, Fault.FULL_TWICE):
+            self.holds()
+            before, may_change = self.essence(), reply == "OOM" or steps is not None or not repeatable
+            self.turn(self.world.now + BETWEEN_TRIES)
+            reply = self._once(act, model, full=False, steps=None)
+            assert may_change or self.essence() == before, "sending it twice changes something"
+        if reply == "NOGROUP" and fault is Fault.NONE:
+            self.ensured()
+        return None if reply in ("OOM", "NOGROUP", "FAILED") or fault is Fault.DEAD_AFTER else reply
 
-    async def _once(self, act, model, full):
+    def _once(self, act, model, full, steps):
         if full:
             self.raw("CONFIG", "SET", "maxmemory", 1)
+        self.bench.used.fuse, self.steps = steps, Steps(steps)
         try:
-            reply = await act()
+            reply = act()
         except GroupMissing:
             reply = "NOGROUP"
         except OutOfMemory:
             reply = "OOM"
+        except RedisUnavailable as error:
+            if steps is None and "exhausted" not in str(error):
+                raise
+            reply = "FAILED"
         finally:
+            self.bench.used.fuse = None
             if full:
                 self.raw("CONFIG", "SET", "maxmemory", 0)
-        self.trace.append(f"    {'(full) ' * full}-> {reply}"[:300])
         try:
             expected = model(full)
         except NoGroup:
             expected = "NOGROUP"
-        assert reply == expected, f"the reply should be {expected}"
-        await self.compare()
+        except MemoryError:
+            expected = "OOM"
+        except Crash:
+            expected = "FAILED"
+        assert reply == expected
         return reply
+
+    def ensured(self):
+        now(self.store.ensure())
+        self.world.ensure(NEEDS)
+
+    def turn(self, moment):
+        """It is later now, or earlier. Redis looks at what has expired before the clock is turned back."""
+        self.latest = max(self.latest, moment)
+        self.bench.server.turn(moment)
+        self.world.turn(moment)
+        self.snapshot()
+
+    def essence(self):
+        """The world without times, and without the diagnostics that repetition changes."""
+        world = self.world
+        streams = [
+            (s.entries, s.last, [(entry, p.consumer, p.times) for entry, p in s.pending.items()])
+            for s in (*world.streams.values(), world.way, world.dead_letter)
+        ]
+        ledger = sorted((name, value) for name, value in world.ledger.items() if value and name not in DIAGNOSTICS)
+        seen = [sorted(ids) for ids, _ in world.seen]
+        places = (
+            sorted(world.moving),
+            sorted(world.returning),
+            sorted(world.marks.items()),
+            world.dead_letter_ledger["purged"],
+        )
+        return repr((streams, world.due, world.bodies, ledger, sorted(world.workers), seen, world.once, places))
 
     # --- comparing
 
-    async def compare(self):
+    def snapshot(self):
+        with self.bench.pipeline() as pipeline:
+            pipeline.execute_command("EVALSHA", self.bench.snapshot, *self._look)
+            pipeline.execute_command("HGETALL", self.keyspace.dead_letter_ledger)
+            pipeline.execute_command("XRANGE", self.keyspace.dead_letter, "-", "+")
+            if self.world.clustered:
+                pipeline.execute_command("KEYS", "{*}:*ed:*")
+            return pipeline.execute()
+
+    @invariant()
+    def holds(self):
         """Everything Redis holds is what the model holds; the law is 0; every message is in exactly one place."""
-        seen, world, then = self.raw(*self._look), self.world, self._now
-        self._now = seen[13]
-        for (level, stream), (entries, last, pending) in zip(world.streams.items(), seen[:4], strict=True):
-            adopt(stream.entries, entries)
-            assert stream.entries == entries, level
-            assert (key(last) if last else None) == stream.last, level
-            held = {entry: (consumer.decode(), times) for entry, consumer, _, times in pending}
-            assert held == {entry: (p.consumer, p.times) for entry, p in stream.pending.items()}, level
-        scores = {member: float(score) for member, score in pairs(seen[4])}
-        self._compare_delayed(scores, dict(pairs(seen[5])), then)
-        ledger = {name.decode(): int(value) for name, value in pairs(seen[6]) if value != b"0"}
-        assert ledger == {name: value for name, value in world.ledger.items() if value}
-        workers = {name.decode() for name, _ in pairs(seen[7])} - {"!seen", "!grace"}
-        assert workers == {*world.beats, *(f"!about:{name}" for name in world.about)}
-        assert {*seen[8], *seen[9]} == world.fresh | world.older
-        adopt(world.letters, seen[10])
-        assert world.letters == seen[10]
-        assert int(seen[11] or 0) == world.purged
-        assert [first or None for first in seen[12]] == [world.once.get(name) for name in ONCE]
-        numbers = sorted(map(int, UID.findall(b"".join(everything(seen)))))
-        assert numbers == sorted(world.alive), "every message is in one place"
-        await self._law(len(seen[10]))
-        self.seen = seen
+        self.bench.operations += 1
+        (queue, letters_ledger, letters, *marks), world = self.snapshot(), self.world
+        for (level, stream), found in zip(world.streams.items(), queue[:4], strict=True):
+            assert found == self._stream(stream), level
+        delayed = {member: float(score) for member, score in pairs(queue[4])}
+        assert delayed == world.due
+        bodies = dict(pairs(queue[5]))
+        assert bodies == world.bodies
+        assert counters(queue[6]) == {name: value for name, value in world.ledger.items() if value}
+        assert {name.decode(): beat for name, beat in pairs(queue[7])} == world.workers
+        for (ids, until), (known, then) in zip(queue[8:10], world.seen, strict=True):
+            assert (set(ids), until) == (known, then if known else -2)
+        way = queue[10] if world.clustered else []
+        assert way == [list(entry) for entry in world.way.entries.items()]
+        assert letters == [list(entry) for entry in world.dead_letter.entries.items()]
+        assert counters(letters_ledger) == {name: value for name, value in world.dead_letter_ledger.items() if value}
+        assert [(first, until) for first, until in queue[11]] == [world.once.get(n, (None, -2)) for n in ONCE_NAMES]
+        assert self._marks(marks) == world.marks
+        self._everywhere_once(queue[:4], [bodies[member] for member in delayed if member in bodies], letters, way)
+        self._law(letters, way)
 
-    def _compare_delayed(self, scores, bodies, then):
-        for member, held in self.world.delayed.items():
-            score = scores.get(member)
-            if isinstance(held[0], Delay):
-                assert score is not None, member
-                assert then + held[0] <= score <= self._now + held[0], member
-                held[0] = score
-        assert scores == {member: score for member, (score, _) in self.world.delayed.items()}
-        assert bodies == {member: packed for member, (_, packed) in self.world.delayed.items()}
+    def _marks(self, keys):
+        marks = [mark for found in keys for mark in found if b":moved:" in mark or b":replayed:" in mark]
+        return {mark: self.raw("GET", mark) for mark in marks}
 
-    async def _law(self, letters):
-        moment = await self.store.moment()
-        assert (moment.imbalance, moment.body_imbalance, moment.deleted_streams) == (0, 0, [])
-        counters = moment.counters
-        assert counters.get("dead", 0) - counters.get("replayed", 0) - self.world.purged == letters
+    def _stream(self, stream):
+        pending = [
+            [entry, held.consumer.encode(), max(0, self.world.now - held.since), held.times]
+            for entry, held in sorted(stream.pending.items(), key=lambda item: key(item[0]))
+        ]
+        last = b"%d-%d" % stream.last if stream.last is not None else b""
+        return [[list(entry) for entry in stream.entries.items()], last, pending]
 
-    def guard_time(self):
-        return int(self.raw("HGET", self.keys.workers, "!seen"))
+    def _everywhere_once(self, streams, bodies, letters, way):
+        """Each message lies in one place. Between the two steps of a move it has left the place where it still lies."""
+        flat = [part for entries, _, _ in streams for _, parts in entries for part in parts] + bodies
+        flat += [part for entry, parts in letters if entry not in self.world.returning for part in parts]
+        flat += [part for entry, parts in way if entry not in self.world.moving for part in parts]
+        assert sorted(map(int, UID.findall(b"".join(flat)))) == sorted(self.world.alive), (
+            "every message is in one place"
+        )
 
+    def _law(self, letters, way):
+        """Protocol 3.3, by what the product itself says of this moment, and for the dead letters by what lies there."""
+        world, moment = self.world, now(self.store.moment())
+        assert moment.now_ms == world.now
+        assert moment.imbalance == world.outside
+        assert moment.deleted_streams == world.deleted_streams
+        assert moment.body_imbalance == 0 or world.torn
+        gone = moment.counters.get("replayed", 0) + sum(world.dead_letter_ledger.values())
+        lying = len(letters) + len(way) - len(world.moving) - len(world.returning)
+        assert moment.counters.get("dead", 0) - gone - lying == world.letters_outside
 
-def settled(seen):
-    """A snapshot without times, and without the diagnostics that repetition changes."""
-    streams = [(entries, last, [(e, c, n) for e, c, _, n in pending]) for entries, last, pending in seen[:4]]
-    ledger = {name: value for name, value in pairs(seen[6]) if name not in DIAGNOSTICS}
-    workers = {name for name, _ in pairs(seen[7])}
-    return streams, seen[4], dict(pairs(seen[5])), ledger, workers, {*seen[8], *seen[9]}, seen[10:13]
-
-
-def adopt(known, found):
-    """Learn what only Redis knows of new entries: their ids, and when a message died."""
-    for item, (entry, flat) in zip(known, found, strict=True):
-        if item[0] is None:
-            item[0] = entry
-            if NOW in item[1]:
-                item[1][item[1].index(NOW)] = flat[flat.index(b"failed_at") + 1]
+    def teardown(self):
+        self.bench.happened.update(self.world.ledger)
 
 
-def everything(seen):
-    for entries, _, _ in seen[:4]:
-        for _, flat in entries:
-            yield from flat
-    yield from seen[5][1::2]
-    for _, flat in seen[10]:
-        yield from flat
+def counters(flat):
+    """A ledger. Nothing writes a 0; only what is written off may come back to it."""
+    return {name.decode(): int(value) for name, value in pairs(flat) if (name, value) != (b"written_off", b"0")}
 
 
 def pairs(flat):

@@ -9,7 +9,6 @@ ABOUT = (
     b"original_queue", b"original_id", b"original_entry", b"reason", b"error", b"traceback", b"failed_at",
     b"retry_count", b"deliveries", b"worker", b"fingerprint",
 )  # fmt: skip
-NOW = b"now"  # stands for a time that only Redis knows
 
 
 def read(flat):

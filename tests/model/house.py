@@ -1,53 +1,93 @@
-"""The rest of the scripts in Python: taking over from the dead, and keeping the house."""
+"""The rest of the scripts in Python: beats, taking over from the dead, and keeping the house."""
 
-from tests.model.entries import LEVEL_OF, LEVELS, carry, counter, read, unpack
-from tests.model.world import ALONE, MALFORMED, MAX_DELIVERIES, World, key
+from tests.model.entries import LEVELS, carry, counter, read
+from tests.model.streams import Pending, key
+from tests.model.world import ALONE, MALFORMED, MAX_DELIVERIES, SECOND, World
+
+OUTAGE, STEP_BACK, GRACE = 5 * SECOND, 2 * SECOND, 10 * SECOND
 
 
 class House(World):
     """A world with the scripts that look after it."""
 
+    # --- beats
+
+    def beat_of(self, name):
+        raw = self.workers.get(name)
+        return int(raw) if raw is not None and raw.isdigit() else 0
+
+    def guard(self, lease):
+        """The service guard. Returns whether silence proves nothing now."""
+        seen = self.beat_of("!seen")
+        if seen > self.now + STEP_BACK:
+            for name in self.workers:
+                if self.beat_of(name) > self.now:
+                    self.workers[name] = b"%d" % self.now
+        if seen and (self.now - seen > min(OUTAGE, lease * 0.75) or seen > self.now + STEP_BACK):
+            self.workers["!grace"] = b"%d" % (self.now + GRACE)
+        self.workers["!seen"] = b"%d" % self.now
+        return self.now < self.beat_of("!grace") <= self.now + GRACE
+
+    def silent(self, silent_after):
+        names = [name for name in self.workers if not name.startswith("!")]
+        return {name for name in names if self.beat_of(name) + silent_after < self.now}
+
+    def extend(self, consumer, deliveries, about, *, lease, silent_after):
+        self.guard(lease)
+        self.workers[consumer] = b"%d" % self.now
+        lost = []
+        for delivery in deliveries:
+            level, entry = delivery.level, delivery.entry_id.encode()
+            if not self.owned(level, entry, consumer, delivery.token) or self.take(level, entry) is None:
+                lost.append(delivery)
+            else:
+                self.streams[level].pending[entry].since = self.now
+        if about:
+            self.workers[f"!about:{consumer}"] = about.encode()
+        return lost, self.silent(silent_after)
+
     # --- taking over
 
-    def reclaim(self, consumer, now, *, count, cursors, silent):
-        """Returns what was taken, the cursors, suspects and dead ones; None during grace."""
-        if self.guard(now):
+    def reclaim(self, consumer, *, lease, count, silent_after, cursors, silent):
+        """Returns what was taken, the cursors, suspects, dead ones and ghosts; None during grace."""
+        if self.guard(lease):
             return None
         for stream in self.streams.values():
             stream.group()
-        taken, cursors, before = [], list(cursors), (self.ledger["suspect"], self.ledger["dead"])
+        counted = ("suspect", "dead", "vanished")
+        taken, cursors, before = [], list(cursors), [self.ledger[name] for name in counted]
         for name in silent:
-            if name != consumer and self.beats.get(name):
+            if name != consumer and name in self.workers and self.beat_of(name) + silent_after < self.now:
                 for level, stream in self.streams.items():
-                    held = sorted((e for e, p in stream.pending.items() if p.consumer == name), key=key)
-                    if len(taken) < count:
-                        self._claim(level, consumer, held[: count - len(taken)], taken)
+                    room = count - len(taken)
+                    if room > 0:
+                        self._claim(level, consumer, stream.held_by(name)[:room], taken)
         for n, (level, stream) in enumerate(self.streams.items()):
             room = count - len(taken)
             if room > 0:
-                found, cursors[n] = self._page(stream, cursors[n], room)
+                found, cursors[n] = self._page(stream, cursors[n], room, lease)
                 self._claim(level, consumer, found, taken)
-        return taken, tuple(cursors), self.ledger["suspect"] - before[0], self.ledger["dead"] - before[1]
+        return taken, tuple(cursors), *(self.ledger[name] - then for name, then in zip(counted, before, strict=True))
 
-    def _page(self, stream, cursor, room):
+    def _page(self, stream, cursor, room, lease):
         """XAUTOCLAIM: what is old or has no body, from the cursor on, in ten steps for each that there is room for."""
         waiting = sorted((e for e in stream.pending if key(e) >= key(cursor.encode())), key=key)
         found = []
         for steps, entry in enumerate(waiting):
             if len(found) == room or steps == 10 * room:
                 return found, entry.decode()
-            if stream.pending[entry].old or stream.body(entry) is None:
+            if entry not in stream.entries or self.now - stream.pending[entry].since >= lease:
                 found.append(entry)
         return found, "0-0"
 
     def _claim(self, level, consumer, entries, taken):
         bodies = [(entry, self.take(level, entry)) for entry in entries]
-        for entry, _ in (pair for pair in bodies if pair[1] is not None):
-            held = self.streams[level].pending[entry]
-            held.consumer, held.times, held.old = consumer, held.times + 1, False
-        for entry, flat in bodies:
-            if flat is not None:
-                taken += self._judge(level, consumer, entry, flat)
+        there = [(entry, flat) for entry, flat in bodies if flat is not None]
+        pending = self.streams[level].pending
+        for entry, _ in there:
+            pending[entry] = Pending(consumer, self.now, pending[entry].times + 1)
+        for entry, flat in there:
+            taken += self._judge(level, consumer, entry, flat)
 
     def _judge(self, level, consumer, entry, flat):
         """What becomes of an entry that was taken over: it is returned, or waits, or is dead."""
@@ -77,7 +117,7 @@ class House(World):
             counters = {b"retry_count": retries, b"deliveries": b"%d" % losses}
             counters[b"held_since"] = fields.get(b"held_since")
             counters[b"alone"] = b"%d" % alone if alone else None
-            delay_ms = {2: 1000, 3: 5000}.get(losses, 30_000)
+            delay_ms = {2: 1 * SECOND, 3: 5 * SECOND}.get(losses, 30 * SECOND)
             self.wait(level, entry, carry(fields, level, entry, counters), delay_ms)
             self.ledger["suspect"] += 1
         self.remove(level, entry)
@@ -85,33 +125,32 @@ class House(World):
 
     # --- the house
 
-    def ensure(self):
+    def ensure(self, needs):
         for stream in self.streams.values():
-            stream.last = stream.last or (0, 0)
+            stream.make_group()
+        self.workers.setdefault("!needs", b"%d" % needs)
 
-    def destroy(self, level):
-        self.streams[level].last = None
-        self.streams[level].pending.clear()
-
-    def forget(self, consumer):
-        if self.beats.get(consumer) is False:
+    def forget(self, consumer, dead_after):
+        if self.beat_of(consumer) + dead_after > self.now:
             return "ALIVE"
         for stream in self.streams.values():
             if any(held.consumer == consumer for held in stream.group().values()):
                 return "PENDING"
-        self.beats.pop(consumer, None)
-        self.about.discard(consumer)
+        self.workers.pop(consumer, None)
+        self.workers.pop(f"!about:{consumer}", None)
         return "OK"
 
     def cancel(self, members):
-        words = []
-        for member in members:
-            found = self.delayed.pop(member.encode(), None)
-            if found:
-                self.gone([found[1]])
-                self.ledger["cancelled"] += 1
-            words.append("OK" if found else "GONE")
-        return words
+        return ["OK" if self._cancel(member.encode()) else "GONE" for member in members]
+
+    def _cancel(self, member):
+        if self.due.pop(member, None) is None:
+            return False
+        packed = self.bodies.pop(member, None)
+        if packed is not None:
+            self.gone([packed])
+        self.ledger["cancelled"] += 1
+        return True
 
     def evict(self, level, max_length, wanted):
         if self.length + wanted <= max_length:
@@ -119,58 +158,19 @@ class House(World):
         evicted = 0
         for name in reversed(LEVELS[LEVELS.index(level) :]):
             excess = max(0, min(self.length - max_length + wanted, wanted - evicted))
-            for entry, flat in self.streams[name].undelivered()[:excess]:
-                self.streams[name].remove(entry)
-                self.gone(flat)
+            for entry in self.streams[name].undelivered()[:excess]:
+                self.gone(self.streams[name].entries.pop(entry))
                 evicted += 1
-        if evicted:
-            self.ledger["evicted"] += evicted
+        self.ledger["evicted"] += evicted
         return evicted
 
     def purge(self, level, ids):
         stream, purged = self.streams[level], 0
         for entry in ids:
             if entry not in stream.group():
-                flat = stream.remove(entry)
+                flat = stream.entries.pop(entry, None)
                 if flat is not None:
                     self.gone(flat)
                     purged += 1
-        if purged:
-            self.ledger["purged"] += purged
+        self.ledger["purged"] += purged
         return purged
-
-    def purge_letters(self, ids):
-        gone = [item for item in self.letters if item[0] in ids]
-        self.letters = [item for item in self.letters if item[0] not in ids]
-        for _, flat in gone:
-            self.gone(flat)
-        self.purged += len(gone)
-        return len(gone)
-
-    def replay(self, ids, *, force):
-        words = []
-        for name in ids:
-            flat = next((flat for entry, flat in self.letters if entry == name), None)
-            words.append("GONE" if flat is None else self._replay(name, flat, force))
-        return words
-
-    def _replay(self, name, flat, force):
-        held, level = dict(zip(flat[::2], flat[1::2], strict=True)), "normal"
-        fields = read(flat)
-        if fields is not None:
-            level = LEVEL_OF[fields.get(b"priority", b"3")]
-            back = carry({b"id": fields[b"original_id"]} | fields, level, name, {b"retry_count": b"0"})
-        else:
-            back = unpack(held.get(b"raw", b"")) if force else None
-            if not back or len(back) % 2:
-                return "RAW"
-        self.streams[level].entries.append([None, back])
-        self.ledger[f"added:{level}"] += 1
-        self.ledger["replayed"] += 1
-        self.letters = [item for item in self.letters if item[0] != name]
-        return "OK"
-
-    def vanish(self, level, entry):
-        """Somebody deletes an entry, and somebody books it off."""
-        self.gone(self.streams[level].remove(entry))
-        self.ledger["written_off"] += 1

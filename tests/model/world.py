@@ -2,66 +2,19 @@
 
 import re
 from collections import Counter
-from dataclasses import dataclass, field
+from contextlib import contextmanager
 
 from streamq.core.failure import clip
-from tests.model.entries import LEVEL_OF, LEVELS, NOW, carry, letter, pack, read, unpack
+from tests.model.entries import LEVEL_OF, LEVELS, carry, letter, pack, read, unpack
+from tests.model.streams import Pending, Stream, key
 
 QUEUE = b"orders"
 UID = re.compile(rb"<(\d+)>")  # every message carries its own number in its bytes, wherever it lies
 ALONE, SMALL, MAX_DELIVERIES = 1000, 256, 6
-GRACE_MS, OUTAGE_MS, STEP_BACK_MS = 10_000, 5000, 2000
+SECOND, MINUTE, HOUR = 1000, 60_000, 3_600_000
+WINDOW, ONCE = 5 * MINUTE, 90 * MINUTE
 MALFORMED = b"no payload, a bad priority, a doubled field, or bytes that do not unpack"
-
-
-class NoGroup(Exception):
-    """Redis would say NOGROUP here; what was done before stands."""
-
-
-class Delay(int):
-    """Milliseconds from the moment of the operation: only Redis knows which score that is."""
-
-
-@dataclass(slots=True)
-class Pending:
-    """One entry in the hands of a consumer."""
-
-    consumer: str
-    times: int = 1
-    old: bool = False  # nobody has renewed it for longer than the lease
-
-
-@dataclass(slots=True)
-class Stream:
-    """One level. An entry is [id, flat]; the id is None until Redis was looked at."""
-
-    entries: list = field(default_factory=list)
-    last: tuple | None = None  # last delivered id of the group; None: there is no group
-    pending: dict = field(default_factory=dict)
-
-    def group(self):
-        if self.last is None:
-            raise NoGroup
-        return self.pending
-
-    def body(self, entry):
-        return next((flat for name, flat in self.entries if name == entry), None)
-
-    def undelivered(self):
-        return [item for item in self.entries if self.last is None or key(item[0]) > self.last]
-
-    def remove(self, entry):
-        """XDEL. Returns the bytes, or None."""
-        for n, (name, flat) in enumerate(self.entries):
-            if name == entry:
-                del self.entries[n]
-                return flat
-        return None
-
-
-def key(entry):
-    ms, _, seq = entry.partition(b"-")
-    return int(ms), int(seq)
+LEFT = ("done", "dropped", "dead", "cancelled", "evicted", "purged", "written_off")
 
 
 def uid_of(flat):
@@ -69,106 +22,168 @@ def uid_of(flat):
 
 
 class World:
-    """The state of one queue and of the dead letters, and what each script makes of it."""
+    """The state of one queue and of the dead letters, and what each script makes of it.
 
-    def __init__(self):
-        self.streams = {level: Stream(last=(0, 0)) for level in LEVELS}
-        self.delayed = {}  # member -> [score, packed]; the score is a Delay until Redis was looked at
+    Args: the time of the server in milliseconds, and whether it is a Cluster: there dead letters move in two steps.
+    """
+
+    def __init__(self, now, *, clustered):
+        self.now, self.clustered = now, clustered
+        self.streams = {level: Stream() for level in LEVELS}
+        self.due, self.bodies = {}, {}  # delayed messages: member -> score, member -> packed
         self.ledger = Counter()
-        self.letters = []  # [id, flat]
-        self.purged = 0  # dead letters
-        self.fresh, self.older, self.once = set(), set(), {}
-        self.beats = {}  # consumer -> whether it is silent
-        self.about = set()
-        self.seen_ms = self.grace_ms = 0
+        self.seen = [(set(), 0), (set(), 0)]  # ids accepted lately, and until when they are kept
+        self.once = {}  # idempotency key -> (id, until when)
+        self.workers = {}  # consumer -> last beat
+        self.dead_letter, self.way = Stream(), Stream()  # the way: {queue:NAME}:dead
+        self.dead_letter_ledger = Counter()
+        self.moving, self.returning = set(), set()  # dead letters that have arrived elsewhere and not yet left here
+        self.marks = {}  # of the two-step moves, with what they say
         self.alive = set()  # numbers of the messages that must lie somewhere, each in one place
+        self.outside = self.letters_outside = 0  # messages that left outside the protocol
+        self.torn = False  # somebody deleted one of the two halves of the delayed messages
+
+    # --- the law
+
+    @property
+    def imbalance(self):
+        foreign = sum(max(0, stream.added - self.ledger[f"added:{level}"]) for level, stream in self.streams.items())
+        left = sum(self.ledger[name] for name in LEFT)
+        return self.ledger["accepted"] + self.ledger["replayed"] + foreign - left - self.length
+
+    @property
+    def letter_imbalance(self):
+        """Between the two steps of a move a letter lies in two places; of a replay it counts and still lies here."""
+        gone = self.ledger["replayed"] + self.dead_letter_ledger["purged"] + self.dead_letter_ledger["written_off"]
+        lying = len(self.dead_letter.entries) + len(self.way.entries) - len(self.moving) - len(self.returning)
+        return self.ledger["dead"] - gone - lying
+
+    @contextmanager
+    def by_others(self):
+        """Plain commands of somebody: what they take or hide moves the law. No script does."""
+        before, letters = self.imbalance, self.letter_imbalance
+        yield
+        self.outside += self.imbalance - before
+        self.letters_outside += self.letter_imbalance - letters
+
+    @property
+    def deleted_streams(self):
+        return [level for level, stream in self.streams.items() if stream.added < self.ledger[f"added:{level}"]]
 
     # --- helpers
 
     @property
     def length(self):
-        return sum(len(stream.entries) for stream in self.streams.values()) + len(self.delayed)
+        return sum(len(stream.entries) for stream in self.streams.values()) + len(self.due)
+
+    @property
+    def dead(self):
+        """Where the scripts of the queue write dead letters."""
+        return self.way if self.clustered else self.dead_letter
+
+    def turn(self, now):
+        """The time of the server is another one."""
+        self.now = now
+        self.seen = [(set(), 0) if now > until else (ids, until) for ids, until in self.seen]
+        self.once = {name: (first, until) for name, (first, until) in self.once.items() if now <= until}
 
     def owned(self, level, entry, consumer, token):
         held = self.streams[level].group().get(entry)
         return held is not None and held.consumer == consumer and held.times == token
 
     def gone(self, flat):
-        self.alive.discard(uid_of(flat))
+        self.alive.difference_update(map(int, UID.findall(b"".join(flat))))
 
     def take(self, level, entry):
         """The body of a pending entry; without one it is no longer pending."""
-        flat = self.streams[level].body(entry)
+        flat = self.streams[level].entries.get(entry)
         if flat is None:
             del self.streams[level].pending[entry]
             self.ledger["vanished"] += 1
         return flat
 
+    def add(self, level, flat):
+        """Returns whether the stream took it."""
+        if self.streams[level].add(self.now, flat) is None:
+            return False
+        self.ledger[f"added:{level}"] += 1
+        return True
+
     def remove(self, level, entry):
         self.streams[level].pending.pop(entry, None)
-        self.streams[level].remove(entry)
+        self.streams[level].entries.pop(entry, None)
 
     def wait(self, level, entry, flat, delay_ms):
         member = read(flat)[b"id"]
-        while member in self.delayed:
+        while member in self.due:
             member += b"~%b-%b" % (level.encode(), entry)
-        self.delayed[member] = [Delay(delay_ms), pack(flat)]
+        self.due[member], self.bodies[member] = self.now + delay_ms, pack(flat)
 
     def bury(self, flat, **about):
         known = {name.encode(): value for name, value in about.items()}
-        self.letters.append([None, letter(flat, {b"original_queue": QUEUE, b"failed_at": NOW} | known)])
+        about = {b"original_queue": QUEUE, b"failed_at": b"%d" % self.now} | known
+        self.dead.add(self.now, letter(flat, about))
         self.ledger["dead"] += 1
 
     # --- coming in
 
     def publish(self, drafts, max_length):
-        words, seen = [], self.fresh | self.older
-        for number, draft in drafts:
-            name = draft.id.encode()
-            if name in seen or name in self.delayed:
-                words.append("DUP")
-            elif draft.idempotency_key in self.once:
-                words.append(f"IDEM {self.once[draft.idempotency_key].decode()}")
-            elif self.length >= max_length:
-                words.append("FULL")
-            else:
-                words.append("OK")
-                if draft.delay_ms:
-                    self.delayed[name] = [Delay(draft.delay_ms), pack(draft.fields)]
-                else:
-                    self.streams[draft.level].entries.append([None, draft.fields])
-                    self.ledger[f"added:{draft.level}"] += 1
-                self.ledger["accepted"] += 1
-                self.fresh.add(name)
-                seen.add(name)
-                self.alive.add(number)
-                if draft.idempotency_key is not None:
-                    self.once[draft.idempotency_key] = name
+        bucket = self.now // WINDOW
+        fresh, older = self.seen[bucket % 2][0], self.seen[(bucket + 1) % 2][0]
+        words = [self._accept(draft, max_length, fresh, older) for draft in drafts]
+        if "OK" in words:
+            self.seen[bucket % 2] = fresh, (bucket + 2) * WINDOW - 1
+            self.ledger["accepted"] += words.count("OK")
         return words
 
-    def foreign(self, level, flat):
-        self.streams[level].entries.append([None, flat])
-        self.alive.add(uid_of(flat))
+    def _accept(self, draft, max_length, fresh, older):
+        name, once = draft.id.encode(), draft.idempotency_key
+        if name in fresh or name in older or name in self.due:
+            return "DUP"
+        if once in self.once:
+            return f"IDEM {self.once[once][0].decode()}"
+        if self.length >= max_length:
+            return "FULL"
+        due = draft.due_ms or (draft.delay_ms and self.now + draft.delay_ms)
+        if due > self.now:
+            self.due[name], self.bodies[name] = due, pack(draft.fields)
+        elif not self.add(draft.level, draft.fields):
+            return "ERR"
+        fresh.add(name)
+        self.alive.add(uid_of(draft.fields))
+        if once is not None:
+            wait = max(draft.delay_ms, draft.due_ms - self.now, 0)
+            self.once[once] = name, self.now + max(ONCE, wait + HOUR)
+        return "OK"
 
-    def promote(self, now, limit):
-        due = sorted((score, member) for member, (score, _) in self.delayed.items() if score <= now)[:limit]
-        moved = 0
+    def promote(self, limit, max_now):
+        """Returns what was moved, what was buried and when the next one is due; None when the clock has jumped."""
+        if 0 < max_now < self.now:
+            return None
+        due = sorted((score, member) for member, score in self.due.items() if score <= self.now)[:limit]
+        moved = dead = 0
         for _, member in due:
-            packed = self.delayed.pop(member)[1]
-            flat = unpack(packed)
+            packed = self.bodies.get(member)
+            flat = unpack(packed) if packed is not None else None
             fields = read(flat) if flat is not None else None
             if fields is None:
                 about = {"original_id": member, "retry_count": b"0", "deliveries": b"0"}
-                self.bury([packed], reason=b"malformed", error=MALFORMED, **about)
+                self.bury([packed or b""], reason=b"malformed", error=MALFORMED, **about)
+                dead += 1
+            elif self._come_in(member, fields):
+                moved += 1
+            else:
+                self.due[member] = self.now + MINUTE
                 continue
-            level = LEVEL_OF[fields.get(b"priority", b"3")]
-            counters = {b"retry_count": b"0", b"deliveries": b"0"} | fields
-            self.streams[level].entries.append([None, carry({b"id": member} | fields, level, member, counters)])
-            self.ledger[f"added:{level}"] += 1
-            moved += 1
-        if moved:
-            self.ledger["promoted"] += moved
-        return moved, len(due) - moved
+            del self.due[member]
+            self.bodies.pop(member, None)
+        self.ledger["promoted"] += moved
+        return moved, dead, min(self.due.values(), default=None)
+
+    def _come_in(self, member, fields):
+        level = LEVEL_OF[fields.get(b"priority", b"3")]
+        counters = {b"retry_count": b"0", b"deliveries": b"0"} | fields
+        return self.add(level, carry({b"id": member} | fields, level, member, counters))
 
     # --- in hands
 
@@ -176,59 +191,37 @@ class World:
         stream = self.streams[level]
         stream.group()
         found = stream.undelivered()[:count]
-        for entry, _ in found:
-            stream.pending[entry] = Pending(consumer)
+        for entry in found:
+            stream.pending[entry] = Pending(consumer, self.now)
             stream.last = key(entry)
         return found
 
-    def guard(self, now):
-        """The service guard. Returns whether silence proves nothing now."""
-        seen = self.seen_ms
-        if seen and (now - seen > OUTAGE_MS or seen > now + STEP_BACK_MS):
-            self.grace_ms = now + GRACE_MS
-        self.seen_ms = now
-        return now < self.grace_ms <= now + GRACE_MS
-
-    def extend(self, consumer, deliveries, now, about):
-        self.guard(now)
-        self.beats[consumer] = False
-        lost = []
-        for delivery in deliveries:
-            level, entry = delivery.level, delivery.entry_id.encode()
-            if not self.owned(level, entry, consumer, delivery.token) or self.take(level, entry) is None:
-                lost.append(delivery)
-            else:
-                self.streams[level].pending[entry].old = False
-        if about:
-            self.about.add(consumer)
-        return lost, {name for name, silent in self.beats.items() if silent}
-
-    def alone(self, consumer, delivery):
-        level, entry, token = delivery.level, delivery.entry_id.encode(), delivery.token
-        if self.owned(level, entry, consumer, token + ALONE):
-            return token + ALONE
-        if not self.owned(level, entry, consumer, token) or self.take(level, entry) is None:
+    def alone(self, consumer, delivery, *, marked):
+        level, entry = delivery.level, delivery.entry_id.encode()
+        wanted = delivery.token + (ALONE if marked else -ALONE)
+        if self.owned(level, entry, consumer, wanted):
+            return wanted
+        if not self.owned(level, entry, consumer, delivery.token) or self.take(level, entry) is None:
             return None
-        held = self.streams[level].pending[entry]
-        held.times, held.old = token + ALONE, False
-        return held.times
+        self.streams[level].pending[entry] = Pending(consumer, self.now, wanted)
+        return wanted
 
     # --- going out
 
     def ack(self, entries, counter_name):
-        """Returns how many were counted, and how many of those had lost their body before."""
-        total = ghosts = 0
+        """Returns how many were counted. A message that somebody had deleted was done nevertheless."""
+        total = 0
         for level, entry in entries:
             stream, name = self.streams[level], entry.encode()
-            pending = stream.pending.pop(name, None)
-            flat = stream.remove(name)
+            pending, flat = stream.pending.pop(name, None), stream.entries.pop(name, None)
             if flat is not None:
                 self.gone(flat)
+            elif pending is not None:
+                self.outside -= 1
             counted = pending is not None or flat is not None
             self.ledger[counter_name if counted else "late_ack"] += 1
             total += counted
-            ghosts += pending is not None and flat is None
-        return total, ghosts
+        return total
 
     def retry(self, consumer, items):
         def send_to_wait(_, outcome, level, entry, flat):
@@ -239,14 +232,13 @@ class World:
             counters[b"held_since"] = b"%d" % outcome.held_since if outcome.held_since else None
             counters[b"alone"] = b"%d" % outcome.alone if outcome.alone else None
             self.wait(level, entry, carry(fields, level, entry, counters), outcome.delay_ms)
-            self.remove(level, entry)
             self.ledger[str(outcome.why)] += 1
             return "OK"
 
         return self._settle(consumer, items, send_to_wait)
 
-    def dead(self, consumer, items, *, small):
-        def bury(delivery, outcome, level, entry, flat):
+    def bury_all(self, consumer, items, *, small):
+        def bury(delivery, outcome, _, entry, flat):
             error = (clip(outcome.error, SMALL) if small else outcome.error).encode()
             self.bury(
                 flat, original_id=delivery.message_id.encode(), original_entry=entry, reason=outcome.reason.encode(),
@@ -254,7 +246,6 @@ class World:
                 fingerprint=b"" if small else outcome.fingerprint.encode(), worker=consumer.encode(),
                 retry_count=b"%d" % outcome.retry_count, deliveries=b"%d" % delivery.losses,
             )  # fmt: skip
-            self.remove(level, entry)
             return "OK"
 
         return self._settle(consumer, items, bury)
@@ -267,9 +258,8 @@ class World:
             counters = {name: fields.get(name) for name in (b"retry_count", b"held_since", b"alone")}
             if delivery.losses or b"deliveries" in fields:
                 counters[b"deliveries"] = b"%d" % delivery.losses
-            self.streams[level].entries.append([None, carry(fields, level, entry, counters)])
-            self.remove(level, entry)
-            self.ledger[f"added:{level}"] += 1
+            if not self.add(level, carry(fields, level, entry, counters)):
+                return "KEPT"
             self.ledger["released"] += 1
             return "OK"
 
@@ -287,4 +277,42 @@ class World:
                 continue
             flat = self.take(level, entry)
             words.append("VANISHED" if flat is None else write(delivery, outcome, level, entry, flat))
+            if words[-1] == "OK":
+                self.remove(level, entry)
         return words
+
+    # --- gone
+
+    def delete(self, name):
+        """DEL of one of the keys."""
+        match name:
+            case "seen_0" | "seen_1":
+                self.seen[int(name[-1])] = set(), 0
+            case "ledger":
+                self.ledger.clear()
+            case "workers":
+                self.workers.clear()
+            case "delayed":
+                self.torn = True
+                for member in self.due:
+                    self.gone([self.bodies.get(member, b"")])
+                self.due.clear()
+            case "messages":
+                self.torn = True
+                for member in self.due:
+                    self.gone([self.bodies.get(member, b"")])
+                self.bodies.clear()
+            case _:
+                self._delete_stream(name)
+
+    def _delete_stream(self, name):
+        if name == "dead":
+            stream, elsewhere = self.dead, self.moving if self.clustered else self.returning
+        elif name == "dead_letter":
+            stream, elsewhere = self.dead_letter, self.returning
+        else:
+            stream, elsewhere = self.streams[name], set()
+        for entry, flat in stream.delete().items():
+            if entry not in elsewhere:
+                self.gone(flat)
+        elsewhere.clear()
