@@ -193,7 +193,7 @@ class Worker:
             self.lifecycle.fail(bug)
 
     async def _fetch(self, lane: Lane, reader: QueueReader, *role: Any) -> None:
-        async with anyio.create_task_group() as group:
+        async with contextlib.aclosing(reader), anyio.create_task_group() as group:
             group.start_soon(self._wake_when_quiet, lane, reader)
             await self._guard(*role)
             group.cancel_scope.cancel()

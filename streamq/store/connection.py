@@ -97,7 +97,7 @@ class Connections:
         self.url = url
         self.block = block
         self._commands: AsyncClient | None = None
-        self._readers: list[AsyncClient] = []
+        self._readers: set[AsyncClient] = set()
         self._sentinels: Any = None
         self._watch = MasterWatch(url.hosts, url.service, self._follow) if url.kind == "sentinel" else None
 
@@ -118,8 +118,14 @@ class Connections:
         client = self._async_client(self.block + READ_MARGIN, single=True)
         # The stock parser folds fields into a dict, which hides a field that is given twice.
         client.set_response_callback("XREADGROUP", lambda reply, **_: reply)
-        self._readers.append(client)
+        self._readers.add(client)
         return client
+
+    async def drop_reader(self, client: AsyncClient) -> None:
+        """Close what ``reader`` made, and keep it no longer: an app may run one worker after the other."""
+        with contextlib.suppress(*_FAILURES):
+            await client.aclose()
+        self._readers.discard(client)
 
     def beats(self) -> SyncClient:
         """A synchronous client for a thread that keeps leases: it must not depend on the event loop."""

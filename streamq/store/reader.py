@@ -73,6 +73,10 @@ class QueueReader:
         with contextlib.suppress(RedisUnavailable), redis_errors():
             await self._client.aclose()
 
+    async def aclose(self) -> None:
+        """Close its connection for good."""
+        await self._connections.drop_reader(self._client)
+
     async def _note_connection(self) -> None:
         """Remember which connection is going to wait; a slot of a Cluster may have moved since the last time."""
         with redis_errors():

@@ -210,6 +210,22 @@ async def test_closing_closes_every_connection(server):
     assert clients(server) == before
 
 
+@ONE_KIND
+async def test_a_reader_that_is_dropped_leaves_the_others_alone(server):
+    """One app may run one worker after the other: their readers must not pile up until it is closed."""
+    before = clients(server)
+    async with connected(parse_url(server.url)) as connections:
+        readers = [connections.reader(), connections.reader()]
+        for reader in readers:
+            await reader.execute_command("PING")
+        await connections.drop_reader(readers[0])
+        assert clients(server) == before + 1
+        assert await readers[1].execute_command("PING")
+        await connections.drop_reader(readers[1])
+        await connections.drop_reader(readers[1])
+        assert clients(server) == before
+
+
 async def test_closing_a_dead_connection_is_no_failure(mortal):
     async with connected(parse_url(mortal.url)) as connections:
         await connections.execute("PING")

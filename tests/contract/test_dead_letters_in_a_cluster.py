@@ -25,7 +25,7 @@ LETTER = {
 }  # fmt: skip
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def node():
     """A Cluster of one node that has every slot: commands over two slots are refused there as anywhere."""
     with socket.socket() as free:

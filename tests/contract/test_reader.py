@@ -12,7 +12,7 @@ from streamq.store.reader import EMPTY_PAUSE, QueueReader, _streams
 from streamq.store.url import parse_url
 from streamq.testing.server import PrivateServer
 from tests.contract.desk import GROUP, QUEUE, Desk, draft
-from tests.support import server_binary
+from tests.support import server_binary, wait_until
 
 
 @pytest.fixture
@@ -53,6 +53,17 @@ async def test_a_field_that_is_given_twice_is_seen(desk, reader):
     desk.add(entry=[b"payload", b"{}", b"payload", b"[]"])
     (delivery,) = await reader.fetch("normal", 1)
     assert delivery.doubled
+
+
+async def test_one_that_is_closed_for_good_has_no_connection(desk, reader):
+    def count():
+        return len(desk.raw("CLIENT", "LIST").splitlines())
+
+    others = count()
+    assert await reader.fetch("normal", 1) == []
+    assert count() == others + 1
+    await reader.aclose()
+    wait_until(lambda: count() == others)  # the server hears of it soon
 
 
 async def test_the_doorbell_takes_one_of_each_level(desk, reader):

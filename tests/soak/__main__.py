@@ -15,7 +15,7 @@ def main():
     parser = argparse.ArgumentParser(prog="python -m tests.soak", description=__doc__)
     parser.add_argument("--minutes", type=float, default=60.0)
     parser.add_argument("--every", type=float, default=60.0, help="seconds between two faults; all kinds take turns")
-    parser.add_argument("--settle", type=float, default=20.0, help="seconds that a process gets to become steady")
+    parser.add_argument("--settle", type=float, default=120.0, help="seconds that a process gets to become steady")
     parser.add_argument("--seed", default="", help="repeats the messages")
     parser.add_argument("--server", choices=SERVERS, default=SERVERS[0])
     parser.add_argument("--fsync", choices=("everysec", "always"), default="everysec", help="the server's appendfsync")
