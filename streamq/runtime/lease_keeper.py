@@ -14,6 +14,7 @@ from streamq.core.errors import RedisUnavailable
 from streamq.runtime.lane import GRACE, Lane
 from streamq.store.beats import Beat, BeatConnection
 
+TELL_EVERY = 60.0  # seconds: somebody may have deleted what we said
 RECONNECT = 1.0  # seconds until a failed beat is repeated, at most
 
 
@@ -37,7 +38,7 @@ class LeaseKeeper:
         self.lanes = lanes
         self._connection = connection
         self._heard, self._failed, self._broke, self._about = heard, failed, broke, about
-        self._told: set[str] = set()  # queues that know what we can do
+        self._tell_at = dict.fromkeys((lane.queue for lane in lanes), 0.0)  # when to say again what we can do
         self._next = dict.fromkeys((lane.queue for lane in lanes), 0.0)
         self._waiters: list[tuple[Lane, asyncio.Future[None]]] = []
         self._guard = threading.Lock()
@@ -104,15 +105,16 @@ class LeaseKeeper:
                 lease_ms=round(lane.config.lease * 1000),
                 silent_after_ms=round(lane.limits.silent_after * 1000),
                 deliveries=held,
-                about="" if lane.queue in self._told else self._about(lane),
+                about=self._about(lane) if self._tell_at[lane.queue] <= sent_at else "",
             )
         except RedisUnavailable as error:
             self._connection.close()
-            self._told.discard(lane.queue)
+            self._tell_at[lane.queue] = 0.0  # the server that comes back may be an empty one
             self._next[lane.queue] = time.monotonic() + min(RECONNECT, lane.beat_interval)
             self._on_loop(self._failed, lane, error)
             return False
-        self._told.add(lane.queue)
+        if self._tell_at[lane.queue] <= sent_at:
+            self._tell_at[lane.queue] = sent_at + TELL_EVERY
         self._next[lane.queue] = sent_at + lane.beat_interval
         lane.last_beat = sent_at
         for delivery in held:  # also of what is lost: that is told by `lost`

@@ -277,6 +277,19 @@ async def test_what_we_can_do_is_told_once_and_again_after_an_outage(by_hand, mo
     assert by_hand.hand.closed == 1
 
 
+async def test_what_we_can_do_is_told_again_from_time_to_time(by_hand, monkeypatch):
+    """Somebody may have deleted it, and no outage told us."""
+    monkeypatch.setattr(module, "TELL_EVERY", 0.0)
+    by_hand.keeper.start()
+    for number in range(3):
+        await by_hand.hand.beat_begins()
+        by_hand.background = asyncio.ensure_future(by_hand.keeper.renew(by_hand.rig.lane))
+        await turns()
+        by_hand.hand.answer()
+        await by_hand.until(lambda: len(by_hand.heard) == number + 1)  # noqa: B023
+    assert all(about for _, about in by_hand.hand.asked[:3])
+
+
 async def test_a_bug_is_told(by_hand):
     """A thread that ends without a word would cost every lease of this worker."""
     by_hand.keeper.start()
