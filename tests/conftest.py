@@ -7,7 +7,13 @@ import pytest
 import redis
 
 from streamq.testing.server import PrivateServer
-from tests.support import SERVERS, server_binary
+
+# What asserts outside of test files explains itself, too, when this is known before it is imported.
+pytest.register_assert_rewrite(
+    "tests.contract.desk", "tests.e2e.rig", "tests.faults.house", "tests.model.driver", "tests.model.work"
+)
+
+from tests.support import SERVERS, server_binary  # noqa: E402
 
 
 @pytest.fixture(scope="session")

@@ -35,6 +35,11 @@ class Executors:
         """How many threads run a handler, whether anybody still waits for it or not."""
         return len(self._busy)
 
+    @property
+    def leaving(self) -> int:
+        """How many children were let go and have yet to end."""
+        return len(self._leaving)
+
     async def thread(self, function: Callable[..., Any], arguments: dict[str, Any]) -> Any:
         """Run a function in a thread. It cannot be stopped: cancelled or not, this returns when it ends."""
         if self._threads is None:

@@ -51,7 +51,7 @@ class Suspects:
         handler, executors, program = admission.handler, self._around.executors, self._around.suspects
         if program is None or handler.executor == "process" or handler.isolate == "worker":
             return await self._run(run, admission)
-        if executors.apps >= MOST_APPS:
+        if executors.apps + executors.leaving >= MOST_APPS:  # an app that leaves its lifespan is there still
             return self._come_back_soon(run)
         executors.apps += 1
         try:

@@ -185,6 +185,7 @@ class Connections:
         with redis_errors():
             if self.clustered:
                 return await self._together_on_node(key, commands)
+            await self.leave_old_master(self.commands)
             batch = self.commands.pipeline(transaction=False)
             for command in commands:
                 batch.execute_command(*command)

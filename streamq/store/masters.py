@@ -70,8 +70,8 @@ class MasterWatch:
         """Where the master is, as the sentinel says that saw the latest failover; None when none knows a good one."""
         known = []
         for sentinel in self._sentinels:
-            # One that is away, or no sentinel at all.
-            with contextlib.suppress(exceptions.RedisError, OSError):
+            # One that is away, that is no sentinel at all, or that answers strangely.
+            with contextlib.suppress(exceptions.RedisError, OSError, LookupError, ValueError):
                 state = sentinel.sentinel_masters().get(self._service)
                 if state and state["is_master"] and not (state["is_sdown"] or state["is_odown"]):
                     known.append((int(state["config-epoch"]), (str(state["ip"]), int(state["port"]))))

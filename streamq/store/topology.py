@@ -40,7 +40,7 @@ class Node(NamedTuple):
         address: host and port.
         slots: how many it serves.
         failed: the others do not hear from it.
-        replicas: those that are well.
+        replicas: those that are well and may take over.
     """
 
     address: str
@@ -96,7 +96,7 @@ async def look_at_cluster(connections: Connections, keyspace: Keyspace, queues: 
             continue
         ranges = [(int(first), int(last)) for first, last in ((*part, part[0])[:2] for part in about["slots"])]
         owners.update(dict.fromkeys((slot for first, last in ranges for slot in range(first, last + 1)), address))
-        replicas = [name for name, other in nodes.items() if other["master_id"] == about["node_id"] and _is_well(other)]
+        replicas = [name for name, other in nodes.items() if other["master_id"] == about["node_id"] and _is_heir(other)]
         slots = sum(last - first + 1 for first, last in ranges)
         masters.append(Node(address, slots, not _is_well(about), sorted(replicas)))
     placed: dict[str, list[str]] = {}
@@ -135,7 +135,11 @@ def _trouble(replica: Mapping[str, Any]) -> str:
 
 
 def _is_well(node: Mapping[str, Any]) -> bool:
-    return "fail" not in node["flags"]
+    return {"fail", "fail?"}.isdisjoint(node["flags"].split(","))
+
+
+def _is_heir(node: Mapping[str, Any]) -> bool:
+    return _is_well(node) and "nofailover" not in node["flags"]
 
 
 def _address(host: str, port: int) -> str:

@@ -7,12 +7,8 @@ import redis
 from streamq.store.connection import Connections
 from streamq.store.url import parse_url
 from streamq.testing.fake import FakeConnections
+from tests.contract.desk import FAKE, NOT_ON_THE_FAKE, Desk
 from tests.support import SERVERS
-
-pytest.register_assert_rewrite("tests.contract.desk", "tests.model.driver", "tests.model.work")
-
-# After it is known that their assertions explain themselves.
-from tests.contract.desk import FAKE, NOT_ON_THE_FAKE, Desk  # noqa: E402
 
 
 def pytest_generate_tests(metafunc):

@@ -69,6 +69,25 @@ async def test_a_replica_that_is_away_is_none(cluster, connections):
             survivors = sorted(len(node.replicas) for node in view.masters)
 
 
+async def test_who_may_not_take_over_is_no_heir_but_well():
+    """`nofailover` is no failure; a master carries it, too, for the day on which it is a replica."""
+
+    class Told:
+        async def execute(self, command):
+            master = {"flags": "master,nofailover", "master_id": "-", "node_id": "m", "slots": [["0", "16383"]]}
+            replica = {"master_id": "m", "slots": []}
+            nodes = {
+                "h:1": master,
+                "h:2": {**replica, "flags": "slave,nofailover", "node_id": "a"},
+                "h:3": {**replica, "flags": "slave,fail?", "node_id": "b"},
+                "h:4": {**replica, "flags": "slave", "node_id": "c"},
+            }
+            return {"CLUSTER INFO": {"cluster_state": "ok"}, "CLUSTER NODES": nodes}[command]
+
+    view = await look_at_cluster(Told(), KEYSPACE, [])
+    assert view.masters == [topology.Node("h:1", topology.SLOTS, failed=False, replicas=["h:4"])]
+
+
 def test_a_replica_says_what_is_wrong_with_it():
     well = {"is_sdown": False, "is_odown": False, "is_disconnected": False, "master-link-status": "ok"}
     assert topology._trouble(well) == ""

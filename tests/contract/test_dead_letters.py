@@ -7,10 +7,11 @@ from streamq.core.signing import KeyRing
 from streamq.store import dead_letters
 from streamq.store.dead_letters import DeadLetter as Letter
 from streamq.store.dead_letters import DeadLetters, Filter
-from tests.contract.desk import draft, fields, readable
+from tests.contract.desk import QUEUE, draft, fields, flat, readable
 from tests.contract.test_settle import counted
 
 KEYS = KeyRing.parse("k1:active:" + "A" * 43 + "=")
+PAIR = b"1:a,1:b,"  # packed; 3,500 are the most
 
 
 @pytest.fixture
@@ -162,6 +163,15 @@ async def test_a_letter_goes_back_in_the_same_bytes(desk, letters):
     assert desk.state() == after
 
 
+async def test_a_signed_id_is_never_replaced(desk, letters):
+    """By what a letter says of it, which is not signed."""
+    await die(desk, draft("a"))
+    desk.raw("XTRIM", desk.keyspace.dead_letter, "MAXLEN", 0)
+    desk.raw("XADD", desk.keyspace.dead_letter, "*", *flat(fields("a", original_queue=QUEUE, original_id="b")))
+    assert await letters.replay(await everything(letters)) == {"OK": 1}
+    assert desk.state()["normal"] == [fields("a", retry_count=0)]
+
+
 async def test_unreadable_letters_go_back_raw(desk, letters):
     """Byte for byte where they lay, and only by force; what never was an entry stays."""
     entry = [b"payload", b"1", b"payload", b"2"]
@@ -175,6 +185,20 @@ async def test_unreadable_letters_go_back_raw(desk, letters):
     assert desk.state()["normal"] == [readable(entry)]
     for letter in found[1:]:
         desk.raw("XDEL", desk.keyspace.dead_letter, letter.dlq_id)
+
+
+@pytest.mark.parametrize(
+    ("raw", "word"),
+    [(b"", "RAW"), (b"1:a,", "RAW"), (PAIR * 3500, "OK"), (PAIR * 3501, "RAW")],
+    ids=["none", "odd", "most", "too many"],
+)
+async def test_what_is_no_entry_does_not_go_back(desk, letters, raw, word):
+    """Not by force either, and nothing of it is lost."""
+    await die(desk, draft("a"))
+    desk.raw("XTRIM", desk.keyspace.dead_letter, "MAXLEN", 0)
+    desk.raw("XADD", desk.keyspace.dead_letter, "*", "original_queue", QUEUE, "original_id", "a", "raw", raw)
+    assert await letters.replay(await everything(letters), force=True) == {word: 1}
+    assert desk.raw("XLEN", desk.keyspace.dead_letter) == (word == "RAW")
 
 
 async def test_letters_of_several_queues_go_back_to_their_own(desk, letters, monkeypatch):

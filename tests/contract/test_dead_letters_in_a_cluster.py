@@ -1,7 +1,5 @@
 """Dead letters where queues and the common stream lie on different slots: two steps, and a crash between them."""
 
-import socket
-
 import pytest
 import redis
 
@@ -17,6 +15,8 @@ from streamq.store.keys import Keyspace
 from streamq.store.server import Server
 from streamq.store.url import parse_url
 from streamq.testing.server import PrivateServer
+from tests.contract.test_dead_letters import PAIR
+from tests.servers.ports import bus_port, free_port
 from tests.support import pack_fields, server_binary, wait_until
 
 LETTER = {
@@ -28,11 +28,9 @@ LETTER = {
 @pytest.fixture(scope="session")
 def node():
     """A Cluster of one node that has every slot: commands over two slots are refused there as anywhere."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    bus = port + 10_000 if port < 50_000 else port - 10_000
-    args = f"--port {port} --bind 127.0.0.1 --cluster-enabled yes --cluster-port {bus} --cluster-announce-ip 127.0.0.1"
+    port = free_port()
+    args = f"--port {port} --bind 127.0.0.1 --cluster-enabled yes --cluster-announce-ip 127.0.0.1"
+    args += f" --cluster-port {bus_port(port)}"
     with PrivateServer(server_binary("valkey-9.1"), args=args.split()):
         client = redis.Redis(port=port)
         client.execute_command("CLUSTER", "ADDSLOTSRANGE", 0, 16383)
@@ -141,6 +139,25 @@ async def test_a_letter_that_nobody_knows_is_gone(office):
     assert office.raw.xlen("{queue:mail}:high") == 0
 
 
+async def test_a_letter_that_cannot_arrive_is_not_marked(office):
+    """A mark without its letter would let the next try take the letter away from where it still lies."""
+    office.bury()
+    (letter,) = await office.list()
+    _use_up(office, "{queue:mail}:high")
+    with pytest.raises(RedisUnavailable):
+        await office.letters.replay([letter])
+    office.raw.delete("{queue:mail}:high")
+    assert await office.letters.replay([letter]) == {"OK": 1}
+    assert office.raw.xlen("{queue:mail}:high") == 1
+    office.bury()
+    _use_up(office, "queue:dead_letter")
+    with pytest.raises(RedisUnavailable):
+        await across.move(office.connections, office.keyspace, "mail")
+    office.raw.delete("queue:dead_letter")
+    assert await across.move(office.connections, office.keyspace, "mail") == 1
+    assert office.raw.xlen("queue:dead_letter") == 1
+
+
 async def test_a_letter_is_purged(office):
     office.bury()
     letters = await office.list()
@@ -163,6 +180,15 @@ async def test_what_is_unreadable_goes_back_as_it_was_when_it_is_forced_to(offic
         plain.response_callbacks.clear()
         ((_, found),) = plain.execute_command("XRANGE", "queue:mail", "-", "+")
     assert found == flat
+
+
+@pytest.mark.parametrize(
+    ("raw", "word"), [(b"1:a,", "RAW"), (PAIR * 3500, "OK"), (PAIR * 3501, "RAW")], ids=["odd", "most", "too many"]
+)
+async def test_what_is_no_entry_does_not_go_back(office, raw, word):
+    office.bury(payload="", raw=raw)
+    assert await office.letters.replay(await office.list(), force=True) == {word: 1}
+    assert office.raw.xlen("queue:dead_letter") == (word == "RAW")
 
 
 async def test_what_somebody_decided_to_purge_does_not_come_back(office):
@@ -199,6 +225,11 @@ async def test_the_clock_and_the_rights_of_a_cluster_can_be_asked(office):
     assert abs(await server.clock_offset()) < 1
     assert await server.refused("mail") == []
     assert (await server.facts()).info["cluster_enabled"] == 1
+
+
+def _use_up(office, stream):
+    """Somebody adds an entry with the last id there is."""
+    office.raw.xadd(stream, {"payload": "{}"}, id="18446744073709551615-18446744073709551615")
 
 
 def _after(entry):

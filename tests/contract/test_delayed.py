@@ -96,6 +96,7 @@ CORRUPT = {
     "cut off": pack_fields(flat(fields("b")))[:-3],
     "a length beyond the end": b"999:abc,",
     "a length of many digits": b"999999999:abc,",
+    "a byte too many": pack_fields(flat(fields("b"))) + b"x",
     "no payload": pack_fields([b"id", b"b"]),
     "an odd number of parts": pack_fields([b"payload", b"{}", b"id"]),
     "a doubled field": pack_fields([b"payload", b"{}", b"payload", b"{}"]),
@@ -139,6 +140,14 @@ async def test_a_body_without_id_is_named_by_its_member(desk):
     desk.raw("HSET", desk.keys.messages, "a", pack_fields([b"payload", b"{}"]))
     assert (await desk.store.promote()).moved == 1
     assert desk.state()["normal"] == [{"id": "a", "priority": "3", "payload": "{}"} | BACK]
+
+
+async def test_a_message_that_waits_under_another_name_keeps_its_id(desk):
+    """Its id is signed; the member only tells it from another one of the same id."""
+    await wait(desk, "a~2")
+    desk.raw("HSET", desk.keys.messages, "a~2", pack_fields(flat(fields("a"))))
+    assert (await desk.store.promote()).moved == 1
+    assert desk.state()["normal"] == [fields("a") | BACK]
 
 
 # --- cancel

@@ -143,6 +143,17 @@ async def test_connections_to_a_master_that_was_replaced_are_dropped(sentinel):
         assert await connections.execute("CLIENT", "ID") != before
 
 
+async def test_a_batch_does_not_go_to_a_master_that_was_replaced(sentinel):
+    """It would confirm what the replaced master is going to forget."""
+    async with connected(parse_url(sentinel.url)) as connections:
+        (before,) = await connections.together("k", ("CLIENT", "ID"))
+        assert await connections.together("k", ("CLIENT", "ID")) == [before]
+        await connections._watch.stop()
+        connections._watch.master = ("127.0.0.1", 1)
+        (after,) = await connections.together("k", ("CLIENT", "ID"))
+        assert after != before
+
+
 async def test_a_beat_does_not_go_to_a_master_that_was_replaced(sentinel):
     """Though it would answer there."""
     async with connected(parse_url(sentinel.url)) as connections:

@@ -154,9 +154,10 @@ async def test_losses_are_counted_over_deliveries_of_one_entry(desk):
     assert desk.state()["bodies"]["a"]["deliveries"] == "2"
 
 
-async def test_a_suspect_of_others_is_named_when_it_waits(desk):
+@pytest.mark.parametrize("nonsense", [b"nan", b"9" * 17])
+async def test_a_suspect_of_others_is_named_when_it_waits(desk, nonsense):
     """An entry without id gets the one that stands for it; a counter that is no number is none."""
-    entry = desk.add("low", entry=[b"payload", b"{}", b"deliveries", b"1", b"retry_count", b"x", b"alone", b"nan"])
+    entry = desk.add("low", entry=[b"payload", b"{}", b"deliveries", b"1", b"retry_count", b"x", b"alone", nonsense])
     for delivery in desk.fetch(level="low"):
         desk.age(delivery)
     assert (await desk.reclaim()).suspects == 1
@@ -205,6 +206,24 @@ async def test_a_mark_is_not_a_thousand_losses(desk):
     desk.age(delivery)
     (again,) = (await desk.reclaim("w2")).deliveries
     assert (again.token, again.losses) == (1002, 1)
+
+
+async def test_a_thousand_losses_are_no_mark(desk):
+    """Somebody else has raised the counter: the message never ran alone."""
+    (delivery,) = await orphan(desk, draft("a"))
+    counter = ("RETRYCOUNT", 1000, "IDLE", 10 * LEASE, "JUSTID")
+    desk.raw("XCLAIM", desk.keys.normal, GROUP, "w1", 0, delivery.entry_id, *counter)
+    assert (await desk.reclaim("w2")).dead == 1
+    assert desk.state()["dead"][0]["reason"] == "max_deliveries"
+
+
+async def test_a_letter_of_an_entry_without_an_id_has_the_one_that_stands_for_it(desk):
+    entry = desk.add(entry=[b"payload", b"{}", b"deliveries", b"19"])
+    (delivery,) = desk.fetch()
+    desk.age(delivery)
+    assert (await desk.reclaim("w2")).dead == 1
+    (letter,) = desk.state()["dead"]
+    assert letter["id"] == letter["original_id"] == f"enormal-{entry}"
 
 
 async def test_dying_in_company_is_not_dying_alone(desk):

@@ -7,7 +7,7 @@ from streamq.core.errors import ConfigError
 from streamq.core.ledger import LevelMoment
 from streamq.core.outcome import DeadLetter, Reason
 from streamq.store.scripts import script
-from tests.contract.desk import FAR, GROUP, draft, fields
+from tests.contract.desk import FAR, GROUP, draft, fields, flat
 from tests.contract.test_settle import counted
 
 # --- ensure
@@ -34,6 +34,12 @@ async def test_a_group_that_is_gone_is_made_anew(desk, level):
     desk.raw("XGROUP", "DESTROY", desk.keys.stream(level), GROUP)
     await desk.store.ensure()
     assert [delivery.message_id for delivery in desk.fetch(level=level)] == ["a"]
+
+
+async def test_others_may_read_the_dead_letters_in_a_group(desk):
+    desk.raw("XGROUP", "CREATE", desk.keyspace.dead_letter, "watchers", 0, "MKSTREAM")
+    await desk.store.ensure()
+    desk.raw("DEL", desk.keyspace.dead_letter)
 
 
 @pytest.mark.parametrize("level", LEVELS)
@@ -116,6 +122,16 @@ async def test_no_more_go_than_newcomers_want_in(desk):
         desk.add()
     assert await desk.store.evict("normal", max_length=5, wanted=1) == 1
     assert len(desk.state()["normal"]) == 7
+
+
+async def test_what_is_in_flight_is_told_by_our_group_alone(desk):
+    """Another group has read nothing: what our workers hold stays nevertheless."""
+    await desk.deliver(draft("a"))
+    await desk.publish(draft("b"))
+    for other in ("another", "zero"):
+        desk.raw("XGROUP", "CREATE", desk.keys.normal, other, 0)
+    assert await desk.store.evict("normal", max_length=2, wanted=2) == 1
+    assert [entry["id"] for entry in desk.state()["normal"]] == ["a"]
 
 
 async def test_a_queue_without_a_group_can_make_room(desk):
@@ -203,6 +219,19 @@ async def test_a_moment_shows_the_whole_queue(desk):
     assert moment.counters == {"accepted": 3, "added:high": 2}
     assert (moment.delayed, moment.bodies, moment.length, moment.pending, moment.foreign) == (1, 1, 3, 1, 1)
     desk.raw("HDEL", desk.keys.ledger, "nonsense", "huge")
+
+
+async def test_the_oldest_that_is_ready_is_the_first_undelivered(desk):
+    """Whether the last delivered one still lies there, is the last of all, or is gone."""
+    (done,) = await desk.deliver(draft("critical 1", "critical"))
+    await desk.store.ack([done.key])
+    await desk.deliver(draft("high 1", "high"), draft("high 2", "high"), draft("low 1", "low"))
+    first = {level: int(desk.add(level).partition("-")[0]) for level in ("critical", "normal", "low")}
+    for level in first:
+        desk.raw("XADD", desk.keys.stream(level), "9000000000000-0", *flat(fields("later", level)))
+    found = (await desk.store.moment()).levels
+    assert found["high"].oldest_ready_ms is None
+    assert {level: found[level].oldest_ready_ms for level in first} == first
 
 
 async def test_what_leaves_outside_the_protocol_shows(desk):

@@ -210,6 +210,16 @@ async def test_a_script_may_be_sent_twice(desk, name):
     assert settled(desk.state()) == settled(once)
 
 
+@pytest.mark.parametrize("name", sorted(SCENES.keys() - {"publish"}))
+async def test_all_but_publishing_works_without_memory(desk, name):
+    """Whatever may have to be done to make room."""
+    act = await SCENES[name](desk)
+    before = desk.state()
+    desk.raw("CONFIG", "SET", "maxmemory", 1)
+    await act()
+    assert name in {"audit", "extend", "ensure"} or desk.state() != before
+
+
 BREAKABLE = [
     pytest.param(name, key, id=f"{name}-{key}")
     for name in SCENES
@@ -240,6 +250,35 @@ async def test_a_key_of_the_wrong_type_costs_nothing(desk, name, key):
         desk.raw("RENAME", "stash", broken)
     await act()
     assert comparable(desk.state()) == comparable(undisturbed)
+
+
+EXPECTED = {
+    "ack": "ledger", "alone": "ledger", "cancel": "messages ledger", "dead": "ledger dead", "evict": "ledger",
+    "extend": "ledger", "promote": "messages ledger critical high normal low dead", "purge": "ledger",
+    "reclaim": "delayed messages ledger dead", "release": "ledger", "replay": "ledger",
+    "retry": "delayed messages ledger",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "key"), [(name, key) for name, keys in EXPECTED.items() for key in keys.split()])
+async def test_a_key_of_the_wrong_type_fails_before_the_first_write(desk, name, key):
+    """What was written before it failed would be written once more by the next try."""
+    act = await SCENES[name](desk)
+    broken = getattr(desk.keys, key)
+    stashed = desk.raw("EXISTS", broken) and desk.raw("RENAME", broken, "stash")
+    desk.raw("SET", broken, "x")
+    before = without_beats(desk)
+    with pytest.raises(RedisRefused):
+        await act()
+    assert without_beats(desk) == before
+    desk.raw("DEL", broken)
+    if stashed:
+        desk.raw("RENAME", "stash", broken)
+
+
+def without_beats(desk):
+    """Every key, but for the beats: whoever calls has said that it lives."""
+    return {key: held for key, held in desk.state_of_keys().items() if key != desk.keys.workers.encode()}
 
 
 def comparable(state):

@@ -226,6 +226,11 @@ async def test_an_unreadable_entry_dies_with_its_bytes(desk, entry):
     assert second["id"] == "b"
 
 
+async def test_an_entry_of_the_most_values_is_readable(desk):
+    desk.add(entry=[b"payload", b"{}", *MANY[:6998]])
+    assert await desk.store.release("w1", desk.fetch()) == ["OK"]
+
+
 @unreadable
 @pytest.mark.parametrize("verdict", ["retry", "release"])
 async def test_an_unreadable_entry_is_kept_where_it_cannot_be_rewritten(desk, entry, verdict):
@@ -458,6 +463,20 @@ async def test_what_cannot_become_a_dead_letter_stays(desk):
         await desk.reclaim("w2")
     assert {entry for _, entry in desk.state()["pending"]} == {bad, held[1].entry_id}
     desk.raw("DEL", desk.keyspace.dead_letter)
+
+
+@pytest.mark.parametrize("verdict", ["retry", "dead"])
+async def test_a_batch_that_has_nowhere_to_go_notes_nothing(desk, verdict):
+    """Of which the first was lost: the next try would count it once more."""
+    lost, good = await desk.deliver(draft("a"), draft("b"))
+    await desk.store.ack([lost.key])
+    target = desk.keys.delayed if verdict == "retry" else desk.keyspace.dead_letter
+    desk.raw("SET", target, "x")
+    before, outcome = desk.state(), RETRY if verdict == "retry" else LETTER
+    with pytest.raises(RedisUnavailable):
+        await getattr(desk.store, verdict)("w1", [(lost, outcome), (good, outcome)])
+    assert desk.state() == before
+    desk.raw("DEL", target)
 
 
 async def test_what_cannot_be_replayed_stays_a_dead_letter(desk):

@@ -7,6 +7,7 @@ import pytest
 import streamq.store
 from streamq.core.errors import ConfigError
 from streamq.store.scripts import NEEDS, PROTOCOL, script
+from tests.contract.desk import GROUP
 
 SCRIPTS = sorted(path.stem for path in (Path(streamq.store.__file__).parent / "lua").glob("*.lua"))
 
@@ -23,6 +24,13 @@ async def test_an_older_mark_is_raised(desk):
     desk.raw("HSET", desk.keys.workers, "!needs", NEEDS - 1)
     await desk.store.ensure()
     assert mark(desk) == b"%d" % NEEDS
+
+
+async def test_a_mark_is_never_lowered(desk):
+    """A worker that speaks what is needed, and needs less itself."""
+    desk.raw("HSET", desk.keys.workers, "!needs", 8)
+    assert await desk.connections.run(script("ensure"), desk.keys, [GROUP, 9, 7]) == [b"OK"]
+    assert mark(desk) == b"8"
 
 
 @pytest.mark.parametrize("mark_now", [PROTOCOL + 1, 10**15])

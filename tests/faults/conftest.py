@@ -3,13 +3,9 @@
 import pytest
 
 from streamq.testing.server import PrivateServer
+from tests.e2e.rig import PASSWORD, Rig
+from tests.faults.house import KEEPS_ALL, house_on
 from tests.support import SERVERS, server_binary
-
-pytest.register_assert_rewrite("tests.faults.house", "tests.e2e.rig")
-
-# After it is known that their assertions explain themselves.
-from tests.e2e.rig import PASSWORD, Rig  # noqa: E402
-from tests.faults.house import KEEPS_ALL, house_on  # noqa: E402
 
 
 @pytest.fixture

@@ -54,6 +54,8 @@ async def grown(again, rounds=ROUNDS):
     await timers_forgotten()
     after, blocks = held()
     found = {kind: more for kind, more in (after - before).items() if more > COMES_AND_GOES}
+    if threading.gettrace():  # whoever measures coverage keeps something of every thread
+        found.pop("builtins.method", None)
     more = blocks - blocks_before
     return found | ({"blocks": more} if more > BLOCKS else {})
 

@@ -397,6 +397,22 @@ async def test_there_are_only_so_many_apps_at_once(solo, monkeypatch):
     assert rig.executors.apps == 0
 
 
+async def test_an_app_that_still_leaves_counts_among_them(solo, monkeypatch):
+    """Quick suspects with a slow lifespan would heap up processes otherwise."""
+    rig, left = solo, asyncio.Event()
+    monkeypatch.setattr(module, "MOST_APPS", 1)
+
+    class Leaving:
+        async def end(self, patience):
+            await left.wait()
+
+    rig.executors.let_go(Leaving())
+    suspect = await rig.deliver_one("a", payload=rig.ask("work"), deliveries=2)
+    await rig.run(rig.dispatcher(suspects=child.serve), suspect)
+    left.set()
+    assert 0 < rig.delayed()["a"] <= 1000
+
+
 async def test_from_five_losses_on_it_runs_alone_there_too(solo):
     """No child saved the last workers: it eats the memory of all, or kills its parent."""
     rig = solo

@@ -132,12 +132,12 @@ def sync_slow(key: str, seconds: float) -> None:
 
 
 @app.handler(QUEUES)
-def sync_stuck_once(key: str, seconds: float) -> None:
-    """Take a while in a thread, but only the first time."""
+def sync_stuck_once(key: str, gate: str = "gate") -> None:
+    """Hold a thread until the test says so, but only the first time."""
     again = runs_of(key)
     note("S", key)
     if not again:
-        time.sleep(seconds)
+        asyncio.run(until_open(gate))
     note("F", key)
 
 
