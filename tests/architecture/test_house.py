@@ -27,6 +27,7 @@ LONG_FUNCTIONS: dict[str, tuple[int, str]] = {}
 MAY_SLEEP: dict[str, str] = {
     "tests/support.py": "wait_until, for what other processes do",
     "tests/e2e/app/__init__.py": "handlers that take a while, in processes of their own",
+    "tests/faults/app_of_versions.py": "the same",
     "tests/chaos/app.py": "the same",
     "tests/chaos/faults.py": "faults that last, on other processes",
     "tests/chaos/naive.py": "a worker as one should not write it",

@@ -17,6 +17,7 @@ from tests.support import wait_until
 pytestmark = [pytest.mark.e2e, pytest.mark.faults]
 
 WHEEL = next((Path(__file__).parent / "previous").glob("streamq-*.whl"))
+APP = {"STREAMQ_APP": "tests.faults.app_of_versions:app"}
 BEATS = {"beat_interval": "200ms", "silent_after": "1s"}
 
 
@@ -26,14 +27,14 @@ def previous(tmp_path_factory):
     folder = tmp_path_factory.mktemp("previous")
     with zipfile.ZipFile(WHEEL) as wheel:
         wheel.extractall(folder)
-    return {"PYTHONPATH": os.pathsep.join([str(folder), str(ROOT)])}
+    return {**APP, "PYTHONPATH": os.pathsep.join([str(folder), str(ROOT)])}
 
 
 @pytest.fixture
 def mixed(rig, previous):
     """A worker of each version on one queue."""
     rig.configure({**QUICK, "max_length": 0}, worker=BEATS)
-    rig.old, rig.new = rig.worker(env=previous), rig.worker()
+    rig.old, rig.new = rig.worker(env=previous), rig.worker(env=APP)
     return rig
 
 
@@ -99,7 +100,7 @@ def test_w19_two_versions_agree_on_what_kills_workers(mixed, previous):
     def convicted():
         for worker in (mixed.old, mixed.new):
             if worker.code is not None:
-                replacement = mixed.start(env=previous if worker is mixed.old else None)
+                replacement = mixed.start(env=previous if worker is mixed.old else APP)
                 mixed.old, mixed.new = (replacement, mixed.new) if worker is mixed.old else (mixed.old, replacement)
         return mixed.dead()
 
@@ -122,7 +123,9 @@ def test_w19_everybody_sees_who_can_do_what(mixed, previous):
 def test_w19_a_worker_that_is_too_old_does_not_begin(rig):
     """It would misread what a newer version left: it ends with a word on what to do, and takes nothing."""
     rig.publish("ok", "k")
-    rig.worker().stop()
+    worker = rig.worker()
+    rig.finished("k")
+    worker.stop()
     assert int(rig.redis.hget("{queue:work}:workers", "!needs")) == NEEDS
     rig.redis.hset("{queue:work}:workers", "!needs", PROTOCOL + 1)
     number = rig.publish("ok", "later")[0].id
