@@ -125,14 +125,13 @@ async def test_c07_readers_that_wait_do_not_keep_outcomes_waiting(house):
     @app.handler(queues)
     async def work(): ...
 
-    async with serving(app) as worker:
+    async with serving(app):
         await eventually(lambda: len(blocked(house)) == len(queues))
         for number in (1, 2, 3):
             began = time.monotonic()
             await asyncio.gather(*(app.publish(queue, {"type": "work"}) for queue in queues))
             await asyncio.gather(*(done(house, number, queue) for queue in queues))
             took.append(time.monotonic() - began)
-        assert worker.events.of(RedisUnavailable) == []
     assert min(took) < 10  # a reader would keep its connection for 20 s
     assert all(house.books.of(queue).ledger()["done"] == 3 for queue in queues)
 

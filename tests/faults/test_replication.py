@@ -126,7 +126,7 @@ async def test_r02_a_master_that_is_killed_loses_nothing_confirmed(trio):
         await asyncio.to_thread(trio.await_failover, old)
         found_at = time.monotonic()
         await load.goes_on()
-        assert time.monotonic() < found_at + 10
+        assert time.monotonic() < found_at + 30
         await load.done()
 
 
