@@ -75,19 +75,20 @@ def test_w19_two_versions_share_a_queue(mixed, previous):
 
 
 @pytest.mark.parametrize("victim", ["old", "new"])
-def test_w19_each_version_takes_over_from_the_other(mixed, victim):
+def test_w19_each_version_takes_over_from_the_other(rig, previous, victim):
     """What a worker of one version held when it was killed, one of the other version runs."""
+    rig.configure(QUICK, worker=BEATS)
+    first, second = (previous, APP) if victim == "old" else (APP, previous)
+    killed = rig.worker(env=first)
     keys = [f"k{number}" for number in range(4)]
-    survivor, killed = (mixed.new, mixed.old) if victim == "old" else (mixed.old, mixed.new)
-    survivor.freeze()  # so that the other one gets them all
-    mixed.publish("stuck_once", *keys)
-    wait_until(lambda: mixed.pending(killed) == len(keys) and len(mixed.keys_of("S")) == len(keys))
-    survivor.thaw()
+    rig.publish("stuck_once", *keys)
+    wait_until(lambda: len(rig.keys_of("S")) == len(keys))
+    survivor = rig.worker(env=second)
     killed.kill()
-    mixed.finished(*keys)
-    mixed.empty()
-    assert Counter(mixed.keys_of("S")) == dict.fromkeys(keys, 2)
-    assert {line.pid for line in mixed.journal if line.event == "F"} == {survivor.pid}
+    rig.finished(*keys)
+    rig.empty()
+    assert Counter(rig.keys_of("S")) == dict.fromkeys(keys, 2)
+    assert {line.pid for line in rig.journal if line.event == "F"} == {survivor.pid}
 
 
 @pytest.mark.slow
