@@ -1,5 +1,6 @@
 """Clients of redis-py for each kind of URL, with our timeouts and without its repetitions."""
 
+import asyncio
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -10,18 +11,25 @@ from redis.asyncio.retry import Retry as AsyncRetry
 from redis.backoff import NoBackoff
 from redis.cluster import ClusterNode
 from redis.retry import Retry as SyncRetry
-
-from streamq.store.masters import SENTINEL_TIMEOUT
+from redis.sentinel import MasterNotFoundError
 
 if TYPE_CHECKING:
+    from streamq.store.masters import Address, MasterWatch
     from streamq.store.url import RedisURL
+
+SENTINEL_TIMEOUT = 0.5  # seconds a sentinel may take to answer: the next one is asked then
 
 AsyncClient = Any  # redis.asyncio.Redis or RedisCluster: their stubs disagree on every command
 SyncClient = Any
 
 
 def async_client(
-    url: "RedisURL", timeout: float, connect_timeout: float, *, single: bool = False, sentinels: Any = None
+    url: "RedisURL",
+    timeout: float,
+    connect_timeout: float,
+    *,
+    single: bool = False,
+    sentinels: "AsyncSentinels | None" = None,
 ) -> AsyncClient:
     """A client for the event loop.
 
@@ -30,40 +38,82 @@ def async_client(
         timeout: seconds a reply may take.
         connect_timeout: seconds a connection may take.
         single: it has one connection; not with sentinels and in a Cluster.
-        sentinels: what ``async_sentinels`` made, where the URL names some.
+        sentinels: who knows the master, where the URL names some.
     """
     options = _options(timeout, connect_timeout, AsyncRetry)
     if url.kind == "cluster":
         return redis.asyncio.RedisCluster.from_url(url.client_url, **options, **_of_cluster(url, AsyncClusterNode))
-    if url.kind == "sentinel":
+    if sentinels is not None:
         return sentinels.master_for(url.service, **options, **_behind_sentinel(url))
     return redis.asyncio.Redis.from_url(url.client_url, single_connection_client=single, **options)
 
 
-def sync_client(url: "RedisURL", timeout: float) -> SyncClient:
+def sync_client(url: "RedisURL", timeout: float, watch: "MasterWatch | None" = None) -> SyncClient:
     """A client for a thread.
 
     Args:
         url: where Redis is.
         timeout: seconds a reply or a connection may take.
+        watch: who knows the master, where the URL names sentinels.
     """
     options = _options(timeout, timeout, SyncRetry)
     if url.kind == "cluster":
         return redis.RedisCluster.from_url(url.client_url, **options, **_of_cluster(url, ClusterNode))
-    if url.kind == "sentinel":
-        sentinels = redis.Sentinel(url.hosts, sentinel_kwargs=ask_sentinels(SyncRetry))
-        return sentinels.master_for(url.service, **options, **_behind_sentinel(url))
+    if watch is not None:
+        sentinels = _Sentinels(watch)
+        return sentinels.master_for(  # type: ignore[no-untyped-call]
+            url.service, **options, **_behind_sentinel(url)
+        )
     return redis.Redis.from_url(url.client_url, **options)
 
 
-def async_sentinels(url: "RedisURL") -> Any:
-    """What asks the sentinels for the master whenever a client connects; to be closed like a client."""
-    return redis.asyncio.Sentinel(url.hosts, sentinel_kwargs=ask_sentinels())
+def ask_sentinels(retry: Callable[..., Any]) -> dict[str, Any]:
+    """How sentinels are asked: one that is away must not cost the time in which the next would have answered.
 
-
-def ask_sentinels(retry: Callable[..., Any] = AsyncRetry) -> dict[str, Any]:
-    """How sentinels are asked: one that is away must not cost the time in which the next would have answered."""
+    Args:
+        retry: redis-py's class of that name, for the loop or for threads.
+    """
     return _options(SENTINEL_TIMEOUT, SENTINEL_TIMEOUT, retry)
+
+
+class AsyncSentinels(redis.asyncio.Sentinel):
+    """Where a client connects to, as the sentinels know together.
+
+    redis-py believes the first one that answers. That may be one that has not heard of the failover: it was cut off
+    together with the master that was replaced.
+
+    Args:
+        watch: asks all of them.
+    """
+
+    def __init__(self, watch: "MasterWatch") -> None:
+        super().__init__([])  # type: ignore[no-untyped-call]
+        self._watch = watch
+
+    async def discover_master(self, service_name: str) -> "Address":
+        """Where the master is.
+
+        Raises:
+            MasterNotFoundError: no sentinel knows a good one.
+        """
+        return _known(await asyncio.to_thread(self._watch.ask), service_name)
+
+
+class _Sentinels(redis.Sentinel):
+    """The same for threads."""
+
+    def __init__(self, watch: "MasterWatch") -> None:
+        super().__init__([])  # type: ignore[no-untyped-call]
+        self._watch = watch
+
+    def discover_master(self, service_name: str) -> "Address":
+        return _known(self._watch.ask(), service_name)
+
+
+def _known(master: "Address | None", service: str) -> "Address":
+    if master is None:
+        raise MasterNotFoundError(f"no sentinel answers that knows a living master called {service!r}")
+    return master
 
 
 def _options(timeout: float, connect_timeout: float, retry: Callable[..., Any]) -> dict[str, Any]:

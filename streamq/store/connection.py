@@ -15,7 +15,7 @@ from redis import exceptions
 
 from streamq.core.errors import RedisUnavailable
 from streamq.core.failure import scrub
-from streamq.store.clients import AsyncClient, SyncClient, async_client, async_sentinels, sync_client
+from streamq.store.clients import AsyncClient, AsyncSentinels, SyncClient, async_client, sync_client
 from streamq.store.masters import MasterWatch
 
 if TYPE_CHECKING:
@@ -98,8 +98,8 @@ class Connections:
         self.block = block
         self._commands: AsyncClient | None = None
         self._readers: set[AsyncClient] = set()
-        self._sentinels: Any = None
         self._watch = MasterWatch(url.hosts, url.service, self._follow) if url.kind == "sentinel" else None
+        self._sentinels = AsyncSentinels(self._watch) if self._watch is not None else None
 
     @property
     def clustered(self) -> bool:
@@ -129,7 +129,7 @@ class Connections:
 
     def beats(self) -> SyncClient:
         """A synchronous client for a thread that keeps leases: it must not depend on the event loop."""
-        return sync_client(self.url, BEAT_TIMEOUT)
+        return sync_client(self.url, BEAT_TIMEOUT, self._watch)
 
     def is_stale(self, client: AsyncClient | SyncClient) -> bool:
         """Whether a client is connected to a master that was replaced. For any thread."""
@@ -242,11 +242,11 @@ class Connections:
         """Close every connection."""
         if self._watch is not None:
             await self._watch.stop()
-        for client in (self._commands, *self._readers, self._sentinels):
+        for client in (self._commands, *self._readers):
             if client is not None:
                 with contextlib.suppress(*_FAILURES):
                     await client.aclose()
-        self._commands = self._sentinels = None
+        self._commands = None
         self._readers.clear()
 
     async def _follow(self) -> None:
@@ -257,7 +257,6 @@ class Connections:
     def _async_client(self, timeout: float, *, single: bool = False) -> AsyncClient:
         if self._watch is not None:
             self._watch.start()
-            self._sentinels = self._sentinels or async_sentinels(self.url)
         return async_client(self.url, timeout, COMMAND_TIMEOUT, single=single, sentinels=self._sentinels)
 
 

@@ -14,11 +14,11 @@ from typing import Any
 
 import redis
 from redis import exceptions
-from redis.backoff import NoBackoff
 from redis.retry import Retry
 
+from streamq.store.clients import ask_sentinels
+
 ASK_EVERY = 1.5  # seconds
-SENTINEL_TIMEOUT = 0.5  # seconds a sentinel may take to answer: the next one is asked then
 
 Address = tuple[str, int]
 
@@ -40,23 +40,17 @@ class MasterWatch:
     ) -> None:
         self.master: Address | None = None
         self._service, self._follow = service, follow
-        self._sentinels: list[Any] = [
-            redis.Redis(
-                host, port, socket_timeout=SENTINEL_TIMEOUT, socket_connect_timeout=SENTINEL_TIMEOUT,
-                retry=Retry(NoBackoff(), 0),
-            )
-            for host, port in sentinels
-        ]  # fmt: skip
-        self._stopping = threading.Event()
+        self._sentinels: list[Any] = [redis.Redis(host, port, **ask_sentinels(Retry)) for host, port in sentinels]
+        self._stopping = threading.Event()  # of the present thread
         self._thread: threading.Thread | None = None
         self._following: concurrent.futures.Future[None] | None = None
 
     def start(self) -> None:
         """Begin to ask, on behalf of the running event loop. A second call does nothing."""
         if self._thread is None:
-            self._stopping.clear()
-            loop = asyncio.get_running_loop()
-            self._thread = threading.Thread(target=self._run, args=(loop,), name="streamq-sentinel", daemon=True)
+            self._stopping = threading.Event()
+            arguments = (asyncio.get_running_loop(), self._stopping)
+            self._thread = threading.Thread(target=self._run, args=arguments, name="streamq-sentinel", daemon=True)
             self._thread.start()
 
     async def stop(self) -> None:
@@ -67,7 +61,11 @@ class MasterWatch:
             await asyncio.to_thread(thread.join)
 
     def ask(self) -> Address | None:
-        """Where the master is, as the sentinel says that saw the latest failover; None when none knows a good one."""
+        """Where the master is, as the sentinel says that saw the latest failover. For any thread.
+
+        Returns:
+            Its address; None when no sentinel knows a good one.
+        """
         known = []
         for sentinel in self._sentinels:
             # One that is away, that is no sentinel at all, or that answers strangely.
@@ -77,13 +75,13 @@ class MasterWatch:
                     known.append((int(state["config-epoch"]), (str(state["ip"]), int(state["port"]))))
         return max(known)[1] if known else None
 
-    def _run(self, loop: asyncio.AbstractEventLoop) -> None:
-        while not self._stopping.is_set() and not loop.is_closed():
+    def _run(self, loop: asyncio.AbstractEventLoop, stopping: threading.Event) -> None:
+        while not stopping.is_set() and not loop.is_closed():
             master = self.ask()
             if master is not None:
                 self.master = master
                 self._tell(loop)
-            self._stopping.wait(ASK_EVERY)
+            stopping.wait(ASK_EVERY)
         for sentinel in self._sentinels:
             sentinel.close()
 

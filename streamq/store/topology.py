@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import redis.asyncio
 from redis import exceptions
+from redis.asyncio.retry import Retry
 from redis.crc import key_slot
 
 from streamq.store.clients import ask_sentinels
@@ -107,7 +108,7 @@ async def look_at_cluster(connections: Connections, keyspace: Keyspace, queues: 
 
 async def _ask(host: str, port: int, service: str) -> SentinelView:
     where = _address(host, port)
-    client: Any = redis.asyncio.Redis(host=host, port=port, **ask_sentinels())
+    client: Any = redis.asyncio.Redis(host=host, port=port, **ask_sentinels(Retry))
     try:
         with contextlib.suppress(exceptions.RedisError, OSError):
             about = (await client.sentinel_masters()).get(service)

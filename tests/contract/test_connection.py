@@ -267,25 +267,22 @@ def test_a_cluster_gets_the_clients_of_a_cluster(monkeypatch, place):
         assert options["require_full_coverage"] is False
 
 
-@pytest.mark.parametrize("place", [redis, redis.asyncio])
-async def test_sentinels_are_asked_for_the_master(monkeypatch, place):
+@pytest.mark.parametrize("place", ["beats", "commands"])
+async def test_sentinels_are_asked_for_the_master(place):
     """With the master's credentials for the master, and none for the sentinels, which get little time to answer."""
-    recorder = Recorder()
-    monkeypatch.setattr(place, "Sentinel", recorder)
     connections = Connections(parse_url("redis+sentinel://u:p@one:1,two:2/mymaster/3"), block=2.0)
     try:
-        assert (connections.beats() if place is redis else connections.commands) is recorder
+        client = connections.beats() if place == "beats" else connections.commands
     finally:
         await connections.aclose()
-    (sentinels, master) = recorder.made
-    assert sentinels[0] == ((("one", 1), ("two", 2)),)
-    asked = sentinels[1]["sentinel_kwargs"]
-    assert "password" not in asked
-    assert asked["socket_timeout"] < 1
-    assert asked["retry"].get_retries() == 0
-    assert master[0] == ("mymaster",)
-    assert {"db": 3, "username": "u", "password": "p"}.items() <= master[1].items()
-    check_options([master], place)
+    assert client.connection_pool.service_name == "mymaster"
+    made = client.connection_pool.connection_kwargs
+    assert {"db": 3, "username": "u", "password": "p"}.items() <= made.items()
+    check_options([((), made)], redis if place == "beats" else redis.asyncio)
+    asked = [sentinel.connection_pool.connection_kwargs for sentinel in connections._watch._sentinels]
+    assert [(options["host"], options["port"]) for options in asked] == [("one", 1), ("two", 2)]
+    assert all(options["socket_timeout"] < 1 and not options.get("password") for options in asked)
+    assert all(options["retry"].get_retries() == 0 for options in asked)
 
 
 def check_options(made, place):

@@ -8,7 +8,6 @@ import pytest
 from streamq.core.errors import RedisUnavailable
 from streamq.store import masters
 from streamq.store.beats import BeatConnection
-from streamq.store.clients import async_sentinels
 from streamq.store.connection import connected
 from streamq.store.keys import Keyspace
 from streamq.store.masters import MasterWatch
@@ -45,14 +44,14 @@ class Told:
         self._state = {**state, "is_odown": False, **more}
 
     def sentinel_masters(self):
-        return {"mine": self._state}
+        return {SERVICE: self._state}
 
     def close(self):
         pass
 
 
 def asked(*told):
-    watch = MasterWatch([], "mine", nobody)
+    watch = MasterWatch([], SERVICE, nobody)
     watch._sentinels = told
     return watch.ask()
 
@@ -63,7 +62,7 @@ def test_the_sentinel_that_saw_the_latest_failover_is_believed():
 
 def test_a_master_that_seems_dead_is_none():
     assert asked(Told(1, 5, is_sdown=True), Told(1, 5, is_odown=True), Told(1, 5, is_master=False)) is None
-    assert MasterWatch([], "mine", nobody).ask() is None
+    assert MasterWatch([], SERVICE, nobody).ask() is None
 
 
 async def test_a_sentinel_that_is_away_is_passed_over(sentinel):
@@ -195,7 +194,16 @@ async def test_each_sentinel_tells_what_it_sees(sentinel):
         assert [view.master for view in await ask_each_sentinel(strangers)] == ["", "", ""]
 
 
-async def test_what_asks_the_sentinels_can_be_closed(sentinel):
-    sentinels = async_sentinels(parse_url(sentinel.url))
-    assert await sentinels.discover_master(SERVICE) == ("127.0.0.1", sentinel.master())
-    await sentinels.aclose()
+async def test_who_connects_anew_believes_the_latest_failover_too(sentinel, monkeypatch):
+    """And not the first sentinel that answers: it may have been cut off together with the master that was replaced."""
+    async with connected(parse_url(sentinel.url)) as connections:
+        monkeypatch.setattr(connections._watch, "_sentinels", [Told(1, 5), Told(sentinel.master(), 7)])
+        assert await connections.execute("PING")
+        assert await asyncio.to_thread(connections.beats().ping)
+
+
+async def test_without_a_known_master_the_error_says_so(sentinel, monkeypatch):
+    async with connected(parse_url(sentinel.url)) as connections:
+        monkeypatch.setattr(connections._watch, "_sentinels", [Told(1, 5, is_sdown=True)])
+        with pytest.raises(RedisUnavailable, match=f"no sentinel .* living master called '{SERVICE}'"):
+            await connections.execute("PING")
