@@ -6,7 +6,7 @@ from hypothesis.stateful import run_state_machine_as_test
 from tests.model.disorder import Disorder
 
 STEPS = 100  # of one life; then everything begins anew
-HAPPENS = ("done", "dead", "retried", "released", "suspect", "vanished", "fenced", "promoted", "evicted")
+HAPPENS = ("done", "dead", "retried", "released", "orphan", "suspect", "vanished", "fenced", "promoted", "evicted")
 
 
 def check(bench, *, operations, number, shrink=True):

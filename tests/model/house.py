@@ -91,6 +91,7 @@ class House(World):
 
     def _judge(self, level, consumer, entry, flat):
         """What becomes of an entry that was taken over: it is returned, or waits, or is dead."""
+        self.ledger["orphan"] += 1
         times = token = self.streams[level].pending[entry].times
         fields = read(flat)
         about = {"original_entry": entry, "worker": consumer.encode()}

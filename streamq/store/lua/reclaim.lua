@@ -37,6 +37,7 @@ local function bury_entry(stream, entry, fields, flat, reason, losses, text)
 end
 
 local function judge(level, stream, entry, flat)
+  redis.call('HINCRBY', ledger, 'orphan', 1)
   local delivered = redis.call('XPENDING', stream, group, entry, entry, 1)[1][4]
   local fields = read_fields(flat)
   if not fields then
