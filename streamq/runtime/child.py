@@ -120,21 +120,28 @@ def _carried(error: BaseException | None) -> bytes:
     remember(error)
     try:
         raw = pickle.dumps(error)
-        pickle.loads(raw)  # noqa: S301 - just made: what comes back may be another matter
+        _unpickled_error(raw)  # what comes back may be another matter
     except Exception:  # noqa: BLE001 - its parts and its way back are the user's code
         return pickle.dumps(RuntimeError(text_of(error)))
     return raw
+
+
+def _unpickled_error(raw: bytes) -> Exception:
+    error = pickle.loads(raw)  # noqa: S301 - our own child's
+    if not isinstance(error, Exception):  # raising it would end the worker
+        raise TypeError(f"it comes back as {type(error).__name__}, which is no exception of a handler")
+    return error
 
 
 def _not_heard(*_: object) -> None:
     """Unlike SIG_IGN, this is not inherited by programs that a handler starts."""
 
 
-def read_error(raw: bytes) -> BaseException | None:
+def read_error(raw: bytes) -> Exception | None:
     """What ``Channel.tell`` said."""
     if not raw:
         return None
     try:
-        return pickle.loads(raw)  # type: ignore[no-any-return]  # noqa: S301 - our own child's
+        return _unpickled_error(raw)
     except Exception as unreadable:  # noqa: BLE001 - its class may be known to the child alone
         return RuntimeError(f"what the handler raised cannot be read here: {text_of(unreadable)}")

@@ -45,7 +45,7 @@ class Child:
         """
         try:
             child = await cls._spawn()
-        except OSError as error:
+        except (OSError, RuntimeError) as error:  # no process, no descriptor; no thread that waits for its end
             raise NoChild(f"no child process could be started: {text_of(error)}") from error
         await child.become_ready(program)
         return child

@@ -51,7 +51,8 @@ class Suspects:
         handler, executors, program = admission.handler, self._around.executors, self._around.suspects
         if program is None or handler.executor == "process" or handler.isolate == "worker":
             return await self._run(run, admission)
-        if executors.apps + executors.leaving >= MOST_APPS:  # an app that leaves its lifespan is there still
+        in_turn = run.delivery.losses >= PATIENT_FROM and self._around.isolation.taken
+        if in_turn or executors.apps + executors.leaving >= MOST_APPS:  # an app that leaves its lifespan is there still
             return self._come_back_soon(run)
         executors.apps += 1
         try:

@@ -75,6 +75,18 @@ def fail_one_way() -> None:
     raise OneWay("here", "there")
 
 
+class Treacherous(Exception):
+    """An error that comes back as something that ends whoever raises it."""
+
+    def __reduce__(self):
+        return SystemExit, (7,)
+
+
+@app.handler(QUEUE, executor="process")
+def fail_treacherously() -> None:
+    raise Treacherous("mean")
+
+
 @app.handler(QUEUE, executor="process")
 def fail() -> None:
     raise ValueError("broken")

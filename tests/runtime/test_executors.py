@@ -16,6 +16,7 @@ from streamq.core.failure import describe
 from streamq.core.policy import NoChild, WorkerDied
 from streamq.runtime import children
 from streamq.runtime import executors as module
+from streamq.runtime.child import read_error
 from streamq.runtime.children import Child
 from streamq.runtime.executors import Executors
 from tests.runtime import child
@@ -191,6 +192,18 @@ async def test_an_error_that_does_not_come_back_whole_is_told_in_words(executors
         await run(executors, child.fail_one_way)
 
 
+async def test_an_error_that_comes_back_as_the_end_of_the_worker_is_told_in_words(executors):
+    with pytest.raises(RuntimeError, match="Treacherous: mean"):
+        await run(executors, child.fail_treacherously)
+
+
+@pytest.mark.parametrize("sent", [SystemExit(7), KeyboardInterrupt(), asyncio.CancelledError(), "no error", ValueError])
+def test_what_a_child_sends_never_ends_its_worker(sent):
+    error = read_error(pickle.dumps(sent))
+    assert type(error) is RuntimeError
+    assert "cannot be read here" in str(error)
+
+
 async def test_an_error_remembers_where_it_was_raised(executors):
     with pytest.raises(ValueError, match="broken") as raised:
         await run(executors, child.fail)
@@ -293,12 +306,17 @@ async def test_a_child_that_does_not_become_ready_says_nothing_about_a_message(m
         await soon(Child.start(program))
 
 
-async def test_a_machine_that_has_no_room_for_a_child_says_nothing_about_a_message(executors, monkeypatch):
+@pytest.mark.parametrize(
+    "refusal",
+    [BlockingIOError(11, "Resource temporarily unavailable"), RuntimeError("can't start new thread")],
+    ids=["no process", "no thread"],
+)
+async def test_a_machine_that_has_no_room_for_a_child_says_nothing_about_a_message(executors, monkeypatch, refusal):
     async def refuse(*_, **__):
-        raise BlockingIOError(11, "Resource temporarily unavailable")
+        raise refusal
 
     monkeypatch.setattr(asyncio, "create_subprocess_exec", refuse)
-    with pytest.raises(NoChild, match="Resource temporarily unavailable"):
+    with pytest.raises(NoChild, match=r"unavailable|new thread"):
         await run(executors, child.write)
 
 

@@ -9,6 +9,7 @@ import pytest
 
 from streamq.core.events import Noticed, Settled, Started
 from streamq.runtime import suspects as module
+from streamq.runtime.children import Child
 from streamq.runtime.dispatcher import DYING_TOGETHER
 from streamq.runtime.lifecycle import Lifecycle
 from tests.runtime import child
@@ -427,6 +428,21 @@ async def test_from_five_losses_on_it_runs_alone_there_too(solo):
     dispatcher.cancel_started()
     await rig.emptied()
     assert rig.entries()[0]["deliveries"] == "5"
+
+
+async def test_no_app_is_started_for_one_whose_turn_it_is_not(solo, monkeypatch):
+    """It would cost its start-up only to be put off."""
+    rig, started = solo, []
+    dispatcher = rig.dispatcher(suspects=child.serve)
+    dispatcher.start(await rig.deliver_one("a", payload=rig.ask("hold_thread"), deliveries=5))
+    await until(rig.place.exists)
+    monkeypatch.setattr(Child, "start", started.append)
+    dispatcher.start(await rig.deliver_one("b", payload=rig.ask("work"), deliveries=5))
+    await rig.events.until(Settled, message_id="b")
+    assert 0 < rig.delayed()["b"] <= 1000
+    assert not started
+    dispatcher.cancel_started()
+    await rig.emptied()
 
 
 async def test_an_executor_process_gets_a_fresh_one_and_from_five_losses_on_the_mark(rig, tmp_path):
