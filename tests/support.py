@@ -41,3 +41,20 @@ def _packaged(package, pattern):
 def pack_fields(flat):
     """Fields as netstrings, the form of the delayed messages: written from the protocol, not taken from the scripts."""
     return b"".join(b"%d:%b," % (len(part), part) for part in flat)
+
+
+def unpack_fields(packed):
+    """Netstrings -> a flat list; None when they are not."""
+    parts = []
+    while packed:
+        length, colon, rest = packed.partition(b":")
+        if not colon or not length.isdigit() or rest[int(length) : int(length) + 1] != b",":
+            return None
+        parts.append(rest[: int(length)])
+        packed = rest[int(length) + 1 :]
+    return parts
+
+
+def paired(flat):
+    """A flat list of names and values -> a dict."""
+    return dict(zip(flat[::2], flat[1::2], strict=True))

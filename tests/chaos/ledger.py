@@ -1,7 +1,6 @@
 """Looks at the law once a second, straight at the server: no proxy and no fault is between."""
 
 import asyncio
-import threading
 import time
 from pathlib import Path
 from typing import NamedTuple
@@ -12,8 +11,8 @@ from streamq import StreamQ
 from streamq.core.errors import StreamqError
 from streamq.settings import load_settings
 from tests.chaos.story import QUEUES
+from tests.chaos.watch import Watch
 
-EVERY = 1.0  # seconds
 DEAD = "queue:dead_letter"
 
 
@@ -56,30 +55,21 @@ class Sample(NamedTuple):
         return wrong
 
 
-class Ledger(threading.Thread):
-    """Takes samples until it is stopped. Used as a context manager.
+class Ledger(Watch):
+    """Takes samples until it is stopped.
 
     Args:
         url: of the server itself.
     """
 
     def __init__(self, url):
-        super().__init__(name="ledger", daemon=True)
-        self._url, self._enough = url, threading.Event()
+        super().__init__("ledger")
+        self._url = url
         self.count, self.last, self.unanswered = 0, None, 0
         self.broken = []  # (at, words)
 
-    def __enter__(self):
-        self.start()
-        return self
-
-    def __exit__(self, *_):
-        self._enough.set()
-        self.join()
-
-    def run(self):
-        while not self._enough.wait(EVERY):
-            self.left()
+    def look(self):
+        self.left()
 
     def left(self):
         """Take a sample if the server answers. Returns how many messages are left, as far as is known."""

@@ -7,6 +7,7 @@ from typing import NamedTuple
 import redis
 
 from tests.chaos.story import QUEUES
+from tests.support import paired, unpack_fields
 
 
 class Letter(NamedTuple):
@@ -41,20 +42,10 @@ def read(url):
                     left[_key(fields)].append(f"{stream} {entry.decode()} {_words(fields)} pending {holder}")
             due = dict(client.zrange(f"{{queue:{queue}}}:delayed", 0, -1, withscores=True))
             for member, packed in client.hgetall(f"{{queue:{queue}}}:delayed:messages").items():
-                fields = unpack(packed)
+                fields = paired(unpack_fields(packed))
                 left[_key(fields)].append(f"delayed of {queue}, due {due.get(member)}: {_words(fields)}")
         letters = [fields for _, fields in client.xrange("queue:dead_letter")]
     return Remains(dict(left), [_letter(fields) for fields in letters])
-
-
-def unpack(packed):
-    """Netstrings to fields: written from the protocol."""
-    parts = []
-    while packed:
-        length, _, rest = packed.partition(b":")
-        parts.append(rest[: int(length)])
-        packed = rest[int(length) + 1 :]
-    return dict(zip(parts[::2], parts[1::2], strict=True))
 
 
 def _letter(fields):

@@ -5,8 +5,7 @@ import pytest
 from streamq.core.config import LEVELS
 from streamq.core.ledger import LevelMoment, Moment
 from tests.chaos.ledger import Sample
-from tests.chaos.remains import unpack
-from tests.support import pack_fields
+from tests.support import pack_fields, paired, unpack_fields
 
 
 def moment(*, length=0, added=0, delayed=0, bodies=0, **counters):
@@ -50,4 +49,4 @@ def test_totals_go_over_all_queues():
 
 def test_packed_entries_are_read():
     fields = {b"id": b"m", b"payload": b'{"key":"a:1,b"}', b"empty": b""}
-    assert unpack(pack_fields([part for pair in fields.items() for part in pair])) == fields
+    assert paired(unpack_fields(pack_fields([part for pair in fields.items() for part in pair]))) == fields

@@ -10,6 +10,7 @@ from streamq.core.message import PRIORITY_OF, Draft, delivery_from
 from streamq.store.beats import BeatConnection
 from streamq.store.keys import Keyspace
 from streamq.store.streams import QueueStore
+from tests.support import unpack_fields
 
 QUEUE, GROUP = "orders", "workers"
 WINDOW, ONCE = 300_000, 86_400_000
@@ -59,18 +60,6 @@ def readable(entry):
         return entry
     pairs = [(name.decode("latin-1"), value.decode("latin-1")) for name, value in zip(*[iter(entry)] * 2, strict=True)]
     return dict(pairs) if len(dict(pairs)) == len(pairs) else pairs
-
-
-def unpack(packed):
-    """Netstrings -> a flat list; None when they are not."""
-    parts = []
-    while packed:
-        length, colon, rest = packed.partition(b":")
-        if not colon or not length.isdigit() or rest[int(length) : int(length) + 1] != b",":
-            return None
-        parts.append(rest[: int(length)])
-        packed = rest[int(length) + 1 :]
-    return parts
 
 
 class Desk:
@@ -200,7 +189,7 @@ class Desk:
         return dict(zip(*[iter(parts)] * 2, strict=True))
 
     def _body(self, packed):
-        parts = unpack(packed)
+        parts = unpack_fields(packed)
         return packed if parts is None else readable(parts)
 
     def _letter(self, letter):

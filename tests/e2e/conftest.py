@@ -7,7 +7,7 @@ import pytest
 
 from streamq.testing.server import PrivateServer
 from tests.e2e.places import SEVERAL, Serving
-from tests.e2e.rig import PASSWORD, Rig
+from tests.e2e.rig import PASSWORD, Rig, used
 from tests.servers.cluster import PrivateCluster
 from tests.support import server_binary
 
@@ -29,7 +29,7 @@ def servers():
 @pytest.fixture(params=["valkey-9.1", "sentinel", "cluster"])
 def rig(request, servers, tmp_path):
     """The tools of a test, on Valkey, in each topology; parametrised with EVERYWHERE indirectly, on each server."""
-    yield from _used(Rig(servers(request.param), tmp_path), request)
+    yield from used(Rig(servers(request.param), tmp_path), request)
 
 
 @pytest.fixture(params=["valkey-9.1", pytest.param("cluster", marks=pytest.mark.slow)])
@@ -38,21 +38,8 @@ def lasting(request, tmp_path):
     away is replaced: tests/faults/test_replication.py."""
     if request.param == "cluster":
         with PrivateCluster(password=PASSWORD) as cluster:
-            yield from _used(Rig(Serving(cluster), tmp_path), request)
+            yield from used(Rig(Serving(cluster), tmp_path), request)
         return
     args = ["--requirepass", PASSWORD, "--appendonly", "yes", "--appendfsync", "always"]
     with PrivateServer(server_binary(request.param), args=args) as server:
-        yield from _used(Rig(server, tmp_path), request)
-
-
-def _used(rig, request):
-    rig.redis.flushall()
-    try:
-        yield rig
-    finally:
-        rig.close()
-        for number, worker in enumerate(rig.workers):  # shown when the test failed
-            told = [f"--- worker {number}, pid {worker.pid}, exit code {worker.code}", *worker.tail()]
-            request.node.add_report_section("teardown", f"worker {number}", "\n".join(told))
-    rig.check_logs()
-    rig.check_law()
+        yield from used(Rig(server, tmp_path), request)

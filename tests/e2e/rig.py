@@ -338,3 +338,17 @@ class Publishing(threading.Thread):
                     self.errors.append(error)
 
         await asyncio.gather(*(one_after_the_other() for _ in range(self._at_once)))
+
+
+def used(rig, request):
+    """What a fixture yields from: a rig for one test. It ends with the law and a look into the logs."""
+    rig.redis.flushall()
+    try:
+        yield rig
+    finally:
+        rig.close()
+        for number, worker in enumerate(rig.workers):  # shown when the test failed
+            told = [f"--- worker {number}, pid {worker.pid}, exit code {worker.code}", *worker.tail()]
+            request.node.add_report_section("teardown", f"worker {number}", "\n".join(told))
+    rig.check_logs()
+    rig.check_law()

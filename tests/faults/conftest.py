@@ -3,7 +3,7 @@
 import pytest
 
 from streamq.testing.server import PrivateServer
-from tests.e2e.rig import PASSWORD, Rig
+from tests.e2e.rig import PASSWORD, Rig, used
 from tests.faults.house import KEEPS_ALL, house_on
 from tests.support import SERVERS, server_binary
 
@@ -27,13 +27,4 @@ async def own_house(request):
 def rig(request, tmp_path):
     """Real worker processes, on a server of the test's own that keeps what it has acknowledged."""
     with PrivateServer(server_binary(request.param), args=["--requirepass", PASSWORD, *KEEPS_ALL]) as server:
-        rig = Rig(server, tmp_path)
-        try:
-            yield rig
-        finally:
-            rig.close()
-            for number, worker in enumerate(rig.workers):  # shown when the test failed
-                told = [f"--- worker {number}, pid {worker.pid}, exit code {worker.code}", *worker.tail()]
-                request.node.add_report_section("teardown", f"worker {number}", "\n".join(told))
-        rig.check_logs()
-        rig.check_law()
+        yield from used(Rig(server, tmp_path), request)

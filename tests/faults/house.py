@@ -8,6 +8,7 @@ For instance:
 """
 
 import asyncio
+import time
 from collections import Counter
 from contextlib import asynccontextmanager, contextmanager
 
@@ -20,8 +21,8 @@ from tests.runtime.rig import GROUP, QUEUE, Books, Events, serving, soon, turns,
 from tests.support import wait_until
 
 __all__ = [
-    "GROUP", "KEEPS_ALL", "QUEUE", "Books", "Events", "House", "eventually", "house_on", "serving", "soon", "turns",
-    "until",
+    "GROUP", "KEEPS_ALL", "QUEUE", "Books", "Events", "House", "eventually", "house_on", "passed", "serving", "soon",
+    "turns", "until",
 ]  # fmt: skip
 
 #: For a server that may be killed: what it has acknowledged, it keeps.
@@ -35,6 +36,12 @@ LIMITS = {"block": 0.5, "beat_interval": 0.25}
 async def eventually(condition, seconds=25):
     """Wait for what Redis or another process does in its own time; the loop goes on meanwhile."""
     await asyncio.to_thread(wait_until, condition, seconds)
+
+
+async def passed(seconds):
+    """Wait for time, where nothing else tells that something does not happen."""
+    until = time.monotonic() + seconds
+    await asyncio.to_thread(wait_until, lambda: time.monotonic() > until, seconds + 5)
 
 
 class House:

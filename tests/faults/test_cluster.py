@@ -39,11 +39,6 @@ def pairs(request):
         yield cluster
 
 
-async def passed(seconds):
-    until = time.monotonic() + seconds
-    await asyncio.to_thread(wait_until, lambda: time.monotonic() > until, seconds + 5)
-
-
 # --- R04
 
 

@@ -10,9 +10,9 @@ import redis
 from streamq.core.clock import SystemClock
 from streamq.core.events import LeaseLost, Noticed, Reclaimed
 from streamq.store.scripts import script
-from tests.faults.clock import ServerClock
 from tests.faults.house import QUEUE, eventually, house_on, serving, until
 from tests.faults.network import dies_with, done
+from tests.servers.clock import ServerClock
 from tests.support import SERVERS, server_binary
 
 pytestmark = pytest.mark.faults

@@ -9,10 +9,11 @@ from streamq.store.across import MARK_MS
 from streamq.store.dead_letters import DeadLetter
 from streamq.store.scripts import NEEDS, script
 from tests.model.driver import GROUP, ONCE_NAMES, now, often, pairs
-from tests.model.entries import LEVELS, pack
+from tests.model.entries import LEVELS
 from tests.model.streams import MOST
 from tests.model.work import CONSUMERS, COUNT, FAULT, LEVEL, MOST_WAITING, PICK, PICKS, RARELY, Work, picked
 from tests.model.world import HOUR, MAX_DELIVERIES, MINUTE, QUEUE, UID, WINDOW
+from tests.support import pack_fields
 
 MOST_FOREIGN = 32
 MOST_REMEMBERED = 6
@@ -244,8 +245,9 @@ class Disorder(Work):
             if known:
                 mark = b"<%b>" % known[1]
                 self.world.bodies[member] = (
-                    mark, b"99:%b," % mark, pack([b"payload", mark, b"id"]), pack([b"x", mark]),
-                    pack([b"payload", mark, b"payload", b""]), pack([b"payload", mark, b"priority", b"0"]),
+                    mark, b"99:%b," % mark, pack_fields([b"payload", mark, b"id"]), pack_fields([b"x", mark]),
+                    pack_fields([b"payload", mark, b"payload", b""]),
+                    pack_fields([b"payload", mark, b"priority", b"0"]),
                 )[how]  # fmt: skip
                 self.raw("HSET", self.keys.messages, member, self.world.bodies[member])
 

@@ -1,5 +1,7 @@
 """Entries as the protocol defines them, once more in Python: reading, carrying on, packing, dead letters."""
 
+from tests.support import pack_fields
+
 LEVELS = ("critical", "high", "normal", "low")
 LEVEL_OF = {b"1": "critical", b"2": "high", b"3": "normal", b"4": "low"}
 NUMBER_OF = {level: number for number, level in LEVEL_OF.items()}
@@ -30,27 +32,11 @@ def counter(raw):
     return int(raw) if raw is not None and raw.isdigit() and len(raw) <= 16 else 0
 
 
-def pack(flat):
-    return b"".join(b"%d:%b," % (len(part), part) for part in flat)
-
-
-def unpack(packed):
-    """Netstrings -> a flat list; None when they are not."""
-    parts = []
-    while packed:
-        length, colon, rest = packed.partition(b":")
-        if not colon or not length.isdigit() or rest[int(length) : int(length) + 1] != b",":
-            return None
-        parts.append(rest[: int(length)])
-        packed = rest[int(length) + 1 :]
-    return parts
-
-
 def letter(flat, about):
     """A dead letter: the signed bytes as they were, what happened, and the bytes where they could not be read."""
     fields = read(flat)
     kept = [(name, fields[name]) for name in CARRIED if fields and name in fields]
     kept += [(name, about[name]) for name in ABOUT if name in about]
     if fields is None:
-        kept.append((b"raw", pack(flat)))
+        kept.append((b"raw", pack_fields(flat)))
     return [part for name, value in kept if value for part in (name, value)]

@@ -1,7 +1,8 @@
 """Dead letters in Python: back to their queue and gone for good, and in a Cluster on their way, step by step."""
 
-from tests.model.entries import CARRIED, LEVEL_OF, carry, read, unpack
+from tests.model.entries import CARRIED, LEVEL_OF, carry, read
 from tests.model.house import House
+from tests.support import unpack_fields
 
 
 class Crash(Exception):
@@ -59,7 +60,7 @@ class Office(House):
             level = LEVEL_OF[fields.get(b"priority", b"3")]
             back = carry({b"id": fields[b"original_id"]} | fields, level, name, {b"retry_count": b"0"})
         else:
-            back = unpack(held.get(b"raw", b"")) if force else None
+            back = unpack_fields(held.get(b"raw", b"")) if force else None
             if not back or len(back) % 2:
                 return "RAW"
         if not self.add(level, back):
@@ -114,7 +115,7 @@ class Office(House):
 
     def _come_back(self, entry, fields):
         """Returns whether there was anything to bring back."""
-        level, back = "normal", unpack(fields.get(b"raw", b""))
+        level, back = "normal", unpack_fields(fields.get(b"raw", b""))
         if b"payload" in fields:
             carried = {name: fields[name] for name in CARRIED if name in fields}
             carried.setdefault(b"id", fields[b"original_id"])

@@ -5,8 +5,9 @@ from collections import Counter
 from contextlib import contextmanager
 
 from streamq.core.failure import clip
-from tests.model.entries import LEVEL_OF, LEVELS, carry, letter, pack, read, unpack
+from tests.model.entries import LEVEL_OF, LEVELS, carry, letter, read
 from tests.model.streams import Pending, Stream, key
+from tests.support import pack_fields, unpack_fields
 
 QUEUE = b"orders"
 UID = re.compile(rb"<(\d+)>")  # every message carries its own number in its bytes, wherever it lies
@@ -117,7 +118,7 @@ class World:
         member = read(flat)[b"id"]
         while member in self.due:
             member += b"~%b-%b" % (level.encode(), entry)
-        self.due[member], self.bodies[member] = self.now + delay_ms, pack(flat)
+        self.due[member], self.bodies[member] = self.now + delay_ms, pack_fields(flat)
 
     def bury(self, flat, **about):
         known = {name.encode(): value for name, value in about.items()}
@@ -146,7 +147,7 @@ class World:
             return "FULL"
         due = draft.due_ms or (draft.delay_ms and self.now + draft.delay_ms)
         if due > self.now:
-            self.due[name], self.bodies[name] = due, pack(draft.fields)
+            self.due[name], self.bodies[name] = due, pack_fields(draft.fields)
         elif not self.add(draft.level, draft.fields):
             return "ERR"
         fresh.add(name)
@@ -164,7 +165,7 @@ class World:
         moved = dead = 0
         for _, member in due:
             packed = self.bodies.get(member)
-            flat = unpack(packed) if packed is not None else None
+            flat = unpack_fields(packed) if packed is not None else None
             fields = read(flat) if flat is not None else None
             if fields is None:
                 about = {"original_id": member, "retry_count": b"0", "deliveries": b"0"}

@@ -10,6 +10,7 @@ from streamq.core.config import LEVELS
 from streamq.store.keys import Keyspace
 from streamq.store.streams import QueueStore
 from tests.powerloss.load import CONFIG, QUEUE
+from tests.support import paired, unpack_fields
 
 KEYSPACE = Keyspace()
 KEYS = KEYSPACE.queue(QUEUE)
@@ -37,20 +38,10 @@ def look(url):
             for _, fields in client.xrange(KEYS.stream(level)):
                 note(level, fields)
         for member in client.zrange(KEYS.delayed, 0, -1):
-            note("delayed", _unpacked(client.hget(KEYS.messages, member)))
+            note("delayed", paired(unpack_fields(client.hget(KEYS.messages, member))))
         for _, fields in client.xrange(KEYSPACE.dead_letter):
             note("dead letters", fields)
     return Found(places, numbers)
-
-
-def _unpacked(packed):
-    """Netstrings, as the protocol has them."""
-    parts = []
-    while packed:
-        length, _, rest = packed.partition(b":")
-        parts.append(rest[: int(length)])
-        packed = rest[int(length) + 1 :]
-    return dict(zip(parts[::2], parts[1::2], strict=True))
 
 
 def lost(history, found, published):

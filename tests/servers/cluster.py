@@ -1,26 +1,22 @@
 """A Cluster of three masters, with replicas when wanted, each a private process on a free port."""
 
-from contextlib import ExitStack
-
 import redis
 from redis.crc import key_slot
 
 from streamq.testing.server import PrivateServer
 from tests.servers.ports import bus_port, free_port
-from tests.support import server_binary, wait_until
+from tests.servers.topology import Topology
+from tests.support import wait_until
 
 NODE_TIMEOUT = 1500  # ms of silence after which a node is suspected
 RANGES = ((0, 5460), (5461, 10922), (10923, 16383))
 
 
-class PrivateCluster:
-    """Three masters and their replicas. Used as a context manager.
+class PrivateCluster(Topology):
+    """Three masters and their replicas.
 
     Args:
-        kind: of ``tests.support.SERVERS``.
-        replicas: of each master.
-        args: more options of every node.
-        durable: keep an append-only file, so that a killed node comes back with what it held.
+        replicas: of each master; the others as of any topology.
 
     Attributes:
         url: ``redis+cluster://…``, naming all masters.
@@ -28,27 +24,11 @@ class PrivateCluster:
     """
 
     def __init__(self, kind="valkey-9.1", *, replicas=0, args=(), durable=True, password=None):
-        self._binary, self._args, self._password = server_binary(kind), list(args), password
-        if durable:
-            self._args += ["--appendonly", "yes", "--appendfsync", "everysec"]
-        if password:
-            self._args += ["--requirepass", password, "--masterauth", password]
+        super().__init__(kind, args=args, durable=durable, password=password)
         self._replicas = replicas
         self.ports = [free_port() for _ in range(3 * (1 + replicas))]
-        userinfo = f":{password}@" if password else ""
-        self.url = f"redis+cluster://{userinfo}" + ",".join(f"127.0.0.1:{port}" for port in self.ports[:3])
-        self.nodes, self._stack = {}, ExitStack()
-
-    def __enter__(self):
-        try:
-            self._start()
-        except BaseException:
-            self._stack.close()
-            raise
-        return self
-
-    def __exit__(self, *_):
-        self._stack.close()
+        self.url = f"redis+cluster://{self._addresses(self.ports[:3])}"
+        self.nodes = {}
 
     def _start(self):
         for port in self.ports:
@@ -74,10 +54,6 @@ class PrivateCluster:
                 client.execute_command("CLUSTER", "REPLICATE", self.id_of(masters[number % 3]))
         wait_until(lambda: all(self.is_well(port) for port in self.ports), 30)
         wait_until(lambda: all(self._linked(port) for port in masters), 30)
-
-    def client(self, port):
-        """A client of one node, which follows no redirection."""
-        return redis.Redis(port=port, socket_timeout=2, password=self._password)
 
     def id_of(self, port):
         """What a node is called inside the Cluster."""

@@ -1,26 +1,23 @@
 """A master, a replica or more, and three sentinels that watch them, each a private process on a free port."""
 
 import time
-from contextlib import ExitStack
 
 import redis
 
 from streamq.testing.server import PrivateServer
 from tests.servers.ports import free_port
-from tests.support import server_binary, wait_until
+from tests.servers.topology import Topology
+from tests.support import wait_until
 
 SERVICE = "streamq"
 DOWN_AFTER = 1000  # ms of silence after which a sentinel calls a master dead
 
 
-class PrivateSentinel:
-    """A watched master with replicas. Used as a context manager.
+class PrivateSentinel(Topology):
+    """A watched master with replicas.
 
     Args:
-        kind: of ``tests.support.SERVERS``.
-        replicas: how many.
-        args: more options of the data servers.
-        durable: keep an append-only file, so that a killed server comes back with what it held.
+        replicas: how many; the others as of any topology.
 
     Attributes:
         url: ``redis+sentinel://…/streamq/0``.
@@ -28,28 +25,11 @@ class PrivateSentinel:
     """
 
     def __init__(self, kind="valkey-9.1", *, replicas=1, args=(), durable=True, password=None):
-        self._binary, self._args, self._password = server_binary(kind), list(args), password
-        if durable:
-            self._args += ["--appendonly", "yes", "--appendfsync", "everysec"]
-        if password:
-            self._args += ["--requirepass", password, "--masterauth", password]
+        super().__init__(kind, args=args, durable=durable, password=password)
         self.ports = [free_port() for _ in range(1 + replicas)]
         self.sentinel_ports = [free_port() for _ in range(3)]
-        hosts = ",".join(f"127.0.0.1:{port}" for port in self.sentinel_ports)
-        userinfo = f":{password}@" if password else ""
-        self.url = f"redis+sentinel://{userinfo}{hosts}/{SERVICE}/0"
-        self.servers, self._stack = {}, ExitStack()
-
-    def __enter__(self):
-        try:
-            self._start()
-        except BaseException:
-            self._stack.close()
-            raise
-        return self
-
-    def __exit__(self, *_):
-        self._stack.close()
+        self.url = f"redis+sentinel://{self._addresses(self.sentinel_ports)}/{SERVICE}/0"
+        self.servers = {}
 
     def _start(self):
         first, *others = self.ports
@@ -82,9 +62,8 @@ class PrivateSentinel:
         self._stack.enter_context(server)
 
     def client(self, port):
-        """A client of one server, or one sentinel."""
-        password = None if port in self.sentinel_ports else self._password
-        return redis.Redis(port=port, socket_timeout=2, password=password)
+        """A client of one server, or of one sentinel, which has no password."""
+        return redis.Redis(port=port, socket_timeout=2) if port in self.sentinel_ports else super().client(port)
 
     def linked(self, port):
         """How many replicas of a server are up to date."""

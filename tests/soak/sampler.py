@@ -3,7 +3,6 @@
 import contextlib
 import os
 import re
-import threading
 import time
 from collections import defaultdict
 from pathlib import Path
@@ -12,8 +11,8 @@ from urllib.request import urlopen
 import redis
 
 from tests.chaos.story import QUEUES
+from tests.chaos.watch import Watch
 
-EVERY = 1.0  # seconds
 SCRAPE_TIMEOUT = 1.0  # seconds
 PAGE_SIZE = os.sysconf("SC_PAGE_SIZE")
 TASKS = re.compile(rb"^streamq_worker_tasks (\S+)$", re.MULTILINE)
@@ -25,8 +24,8 @@ OF_THE_SERVER = {"connections": 6, "keys": 6, "consumers": 16, "workers known": 
 BOUNDS = {**OF_A_WORKER, **OF_THE_SERVER}
 
 
-class Sampler(threading.Thread):
-    """Takes samples until it is stopped. Used as a context manager.
+class Sampler(Watch):
+    """Takes samples until it is stopped.
 
     Args:
         house: whose processes.
@@ -34,28 +33,19 @@ class Sampler(threading.Thread):
     """
 
     def __init__(self, house, settle):
-        super().__init__(name="sampler", daemon=True)
-        self._house, self._settle, self._enough = house, settle, threading.Event()
+        super().__init__("sampler")
+        self._house, self._settle = house, settle
         self._born = {}
         self.series = {name: defaultdict(list) for name in BOUNDS}  # name -> process -> [(seconds, value)]
         self.count = 0
 
-    def __enter__(self):
-        self.start()
-        return self
-
-    def __exit__(self, *_):
-        self._enough.set()
-        self.join()
-
-    def run(self):
-        while not self._enough.wait(EVERY):
-            self.count += 1
-            for process in self._house.workers:
-                with contextlib.suppress(OSError, ValueError):  # it is gone
-                    self._take(process.pid, _of_process(process))
-            with contextlib.suppress(redis.RedisError, OSError):
-                self._take("server", self._of_server())
+    def look(self):
+        self.count += 1
+        for process in self._house.workers:
+            with contextlib.suppress(OSError, ValueError):  # it is gone
+                self._take(process.pid, _of_process(process))
+        with contextlib.suppress(redis.RedisError, OSError):
+            self._take("server", self._of_server())
 
     def _take(self, who, values):
         now = time.monotonic()
