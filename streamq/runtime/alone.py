@@ -41,10 +41,7 @@ async def run_one(plan: Plan, channel: Channel) -> None:
     async with contextlib.AsyncExitStack() as stack:
         stack.push_async_callback(executors.aclose)
         state = await stack.enter_async_context(lifespan())
-        around = Surroundings(
-            registry=plan.registry, keys=plan.keys, rules=plan.rules, layers=plan.middleware, state=state,
-            publish=plan.publish, logger_for=plan.logger_for, isolation=Isolation(), executors=executors,
-        )  # fmt: skip
+        around = Surroundings.of(plan, state, Isolation(), executors)
         channel.tell(None)
         limit, message = _decoder.decode(await asyncio.to_thread(channel.receive))
         try:

@@ -17,6 +17,7 @@ from streamq.runtime.child import Program
 from streamq.runtime.children import Child
 from streamq.runtime.executors import Executors
 from streamq.runtime.isolation import Isolation
+from streamq.runtime.plan import Plan
 
 
 class Cause(StrEnum):
@@ -78,3 +79,12 @@ class Surroundings:
     isolation: Isolation
     executors: Executors
     suspects: Program | None = None
+
+    @classmethod
+    def of(cls, plan: Plan, state: Any, isolation: Isolation, executors: Executors) -> "Surroundings":
+        """Those of a process that carries out a plan."""
+        return cls(
+            registry=plan.registry, keys=plan.keys, rules=plan.rules, layers=plan.middleware, state=state,
+            publish=plan.publish, logger_for=plan.logger_for, isolation=isolation, executors=executors,
+            suspects=plan.suspects,
+        )  # fmt: skip

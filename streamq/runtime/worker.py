@@ -268,18 +268,6 @@ class Worker:
         )
 
     def _dispatcher(self, lane: Lane, state: Any) -> Dispatcher:
-        plan = self._plan
-        around = Surroundings(
-            registry=plan.registry,
-            keys=plan.keys,
-            rules=plan.rules,
-            layers=plan.middleware,
-            state=state,
-            publish=plan.publish,
-            logger_for=plan.logger_for,
-            isolation=self._isolation,
-            executors=self.executors,
-            suspects=plan.suspects,
-        )
+        around = Surroundings.of(self._plan, state, self._isolation, self.executors)
         keeper = next(keeper for keeper in self._keepers if lane in keeper.lanes)
         return Dispatcher(lane, around, is_fresh=keeper.is_fresh, renew=keeper.renew, failed=self.lifecycle.fail)

@@ -141,7 +141,7 @@ async def here(path: str) -> None:
 def serve(channel) -> None:
     plan = SimpleNamespace(
         registry=suspects.registry, keys=None, rules=None, middleware=(), lifespan=None, publish=None,
-        logger_for=lambda message: None,
+        suspects=None, logger_for=lambda message: None,
     )  # fmt: skip
     asyncio.run(run_one(plan, channel))
 
