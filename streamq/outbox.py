@@ -65,11 +65,12 @@ class Outbox:
                     if isinstance(error, RedisRefused):
                         raise
                     word, doubt = "OOM", ""
-                elif refused or time.monotonic() > give_up:
+                elif refused or time.monotonic() >= give_up:
                     raise PublishUnknown(draft.id, str(error)) from error
                 else:
                     unknown += 1  # from now on a try whose reply was lost may have been accepted
-                    await asyncio.sleep(reconnect_delay(unknown))
+                    # The last try comes in time: later the id may be forgotten, and it would be accepted once more.
+                    await asyncio.sleep(min(reconnect_delay(unknown), max(0.0, give_up - time.monotonic())))
                     continue
             receipt = self._receipt(draft, word, ours=own_id and unknown > 0)
             if receipt is None:
