@@ -22,6 +22,7 @@ LEVEL_OF: dict[bytes, Level] = {b"%d" % number: level for number, level in enume
 SIGNED_FIELDS = (b"id", b"queue", b"priority", b"payload", b"metadata")
 MOST_FIELDS = 3500  # of an entry: more than that no script can carry on (lua/lib/entry.lua)
 COUNTERS = (b"retry_count", b"deliveries", b"held_since", b"alone")
+_OURS = frozenset(COUNTERS)
 _ID = re.compile(rb"[A-Za-z0-9_.:-]{1,128}")
 _MADE_UP_ID = re.compile(rb"e(?:critical|high|normal|low)-[0-9]+-[0-9]+")
 _COUNTER = re.compile(rb"[0-9]{1,16}")
@@ -79,8 +80,7 @@ class Message(msgspec.Struct, frozen=True, gc=False):
     key_id: str | None
 
 
-@dataclass(slots=True, eq=False)
-class Delivery:
+class Delivery(msgspec.Struct, eq=False, gc=False):
     """One hand-over of an entry to this worker. The entry is not trusted yet.
 
     ``token`` is times_delivered at hand-over: together with our name as its consumer it proves that the entry is
@@ -118,7 +118,7 @@ class Delivery:
     def counter(self, name: bytes) -> int:
         """An unsigned counter of the entry; whatever is not a plain number counts as 0."""
         raw = self.fields.get(name)
-        return int(raw) if raw is not None and _COUNTER.fullmatch(raw) else 0
+        return 0 if raw is None else _count(raw)
 
 
 def delivery_from(
@@ -136,10 +136,12 @@ def delivery_from(
     """
     names = iter(flat)
     fields = dict(zip(names, names, strict=True))
-    size = sum(map(len, flat)) - _added_size(fields)
-    delivery = Delivery(queue, level, entry_id.decode(), fields, token, size=size, doubled=2 * len(fields) != len(flat))
-    delivery.losses = delivery.counter(b"deliveries") + token - 1 if losses is None else losses
-    return delivery
+    size = len(b"".join(flat))
+    if not _OURS.isdisjoint(fields) or fields.get(b"id", b"").startswith(b"e"):
+        size -= _added_size(fields)
+    if losses is None:
+        losses = token - 1 + (_count(fields[b"deliveries"]) if b"deliveries" in fields else 0)
+    return Delivery(queue, level, entry_id.decode(), fields, token, size, 2 * len(fields) != len(flat), losses)
 
 
 @dataclass(slots=True)
@@ -193,6 +195,10 @@ def check_message_id(message_id: str) -> str:
     if not is_message_id(message_id.encode(errors="replace")):
         raise InvalidMessage(f"message id {message_id!r}: 1 to 128 characters of A-Z a-z 0-9 _ . : - are allowed")
     return message_id
+
+
+def _count(raw: bytes) -> int:
+    return int(raw) if _COUNTER.fullmatch(raw) else 0
 
 
 def _added_size(fields: Mapping[bytes, bytes]) -> int:
