@@ -9,8 +9,8 @@ from streamq.core.policy import Admission
 from streamq.runtime.run import Surroundings
 
 
-async def call(admission: Admission, deadline: float, around: Surroundings, *, fresh: bool = False) -> None:
-    """Run the handler of a message.
+def call(admission: Admission, deadline: float, around: Surroundings, *, fresh: bool = False) -> Awaitable[Any]:
+    """Call the handler of a message.
 
     Args:
         admission: what runs.
@@ -18,21 +18,23 @@ async def call(admission: Admission, deadline: float, around: Surroundings, *, f
         around: what it finds there.
         fresh: a handler that runs in a child process gets one that has run nothing else.
 
+    Returns:
+        What is to be awaited until the handler has come to its end.
+
     Raises:
-        whatever the handler raised.
+        TypeError: it cannot be called so. Whatever the handler raises comes from what is awaited.
     """
     message, handler, arguments = admission
     current_message.set(message)
     context_name = handler.binding.context
     if context_name is None and not around.layers:
-        await _execute(admission, arguments, around, fresh=fresh)
-        return
+        return _execute(admission, arguments, around, fresh=fresh)
     context = Context(
         message, deadline=deadline, state=around.state, log=around.logger_for(message), publish=around.publish
     )
     if context_name is not None:
         arguments[context_name] = context
-    await middleware.wrap(around.layers, context, lambda: _execute(admission, arguments, around, fresh=fresh))()
+    return middleware.wrap(around.layers, context, lambda: _execute(admission, arguments, around, fresh=fresh))()
 
 
 def _execute(

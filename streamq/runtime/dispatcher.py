@@ -12,6 +12,7 @@ from streamq.core.outcome import Outcome, Release
 from streamq.core.policy import Admission, HandlerTimeout, WorkerDied
 from streamq.runtime.alone import job_of
 from streamq.runtime.call import call
+from streamq.runtime.deadlines import NEVER, Deadlines
 from streamq.runtime.lane import GRACE, Lane
 from streamq.runtime.run import Cause, Run, Surroundings
 from streamq.runtime.settler import Settler, Verdict
@@ -38,6 +39,7 @@ class Dispatcher:
         self._lane, self._around = lane, around
         self._is_fresh, self._renew, self._failed = is_fresh, renew, failed
         self._runs: dict[Delivery, Run] = {}
+        self._deadlines = Deadlines(self._runs.values, self._time_is_up)
         self._suspects = Suspects(
             lane, around, alone=self._handle, beside=self._handle_beside_others, verdict=self._verdict
         )
@@ -125,8 +127,7 @@ class Dispatcher:
             self._failed(bug)
             self._forget(run)
             return
-        if run.timer is not None:
-            run.timer.cancel()
+        run.due = NEVER
         if run.abandoned:
             run.task = None
             if run.settled:
@@ -150,80 +151,94 @@ class Dispatcher:
         return await self._handle_beside_others(run, admitted)
 
     async def _handle_beside_others(self, run: Run, admission: Admission) -> Verdict | None:
-        await self._around.isolation.enter()
+        isolation = self._around.isolation
+        if not isolation.try_enter():
+            await isolation.enter()
         try:
             return await self._handle(run, admission)
         finally:
-            self._around.isolation.leave()
+            isolation.leave()
 
     async def _handle(self, run: Run, admission: Admission) -> Verdict | None:
-        delivery, handler = run.delivery, admission.handler
+        delivery = run.delivery
         if not self._is_fresh(self._lane) or time.monotonic() - delivery.proven_at > self._lane.trust:
             await self._renew(self._lane)  # this process was stopped, its loop was blocked, or Redis was away
         if delivery.lost or run.abandoned:
             return None
-        limit = policy.time_limit(admission, self._lane.config)
         delivery.started_at = time.monotonic()
-        delivery.deadline = delivery.started_at + limit
-        run.timer = asyncio.get_running_loop().call_later(
-            limit, self._time_is_up, run, _limit_text(handler.type, limit)
-        )
+        run.due = delivery.deadline = delivery.started_at + policy.time_limit(admission, self._lane.config)
+        self._deadlines.watch(run)
         if self._lane.observers.routine:
             self._tell_started(admission)
         error: BaseException | None = None
         try:
-            await self._call(run, admission, limit)
+            if run.child is None and admission.handler.executor != "process":
+                await call(admission, delivery.deadline, self._around)
+            else:
+                await self._call_in_child(run, admission)
         except asyncio.CancelledError as cancelled:
             if run.cause is None and _is_being_cancelled():
                 raise  # not ours: the loop itself is being closed
             error = cancelled
         except (Exception, SystemExit) as raised:  # noqa: BLE001 - whatever a handler raises is judged
             error = raised
-        # Who was cancelled did not finish, however its handler took it: returning early is not success.
-        if run.cause is Cause.TIMEOUT:
-            error = HandlerTimeout(_limit_text(handler.type, limit))
-        elif run.cause is not None and not run.in_thread:
-            return self._stopped(run)
-        if error is not None and run.delivery.lost:
-            return None
-        return self._verdict(
-            run, policy.conclude(error, admission, delivery, self._lane.config, self._around.rules)
-        )  # fmt: skip
+        return self._concluded(run, admission, error)
 
-    def _stopped(self, run: Run) -> Verdict | None:
-        """Cancelled, and not for its own fault: no attempt. What was lost may have come back to us meanwhile."""
-        return None if run.delivery.lost else self._verdict(run, Release())
-
-    async def _call(self, run: Run, admission: Admission, limit: float) -> None:
+    async def _call_in_child(self, run: Run, admission: Admission) -> None:
+        delivery = run.delivery
         try:
             if run.child is not None:
-                await run.child.ask(job_of(admission.message, limit))
+                await run.child.ask(job_of(admission.message, delivery.deadline - delivery.started_at))
             else:
-                fresh = run.delivery.losses >= policy.SUSPECT_FROM
-                await call(admission, run.delivery.deadline, self._around, fresh=fresh)
+                fresh = delivery.losses >= policy.SUSPECT_FROM
+                await call(admission, delivery.deadline, self._around, fresh=fresh)
         except WorkerDied:
             # Whoever ends a service may kill all its processes, in any order: a death is a verdict only if we live on.
             if await self._lane.lifecycle.pause(DYING_TOGETHER) and run.cause is None:
                 run.cause = Cause.SHUTDOWN
             raise
 
-    def _time_is_up(self, run: Run, limit: str) -> None:
+    def _concluded(self, run: Run, admission: Admission, error: BaseException | None) -> Verdict | None:
+        # Who was cancelled did not finish, however its handler took it: returning early is not success.
+        if run.cause is Cause.TIMEOUT:
+            error = HandlerTimeout(_limit_text(run))
+        elif run.cause is not None and not run.in_thread:
+            return self._stopped(run)
+        if error is not None and run.delivery.lost:
+            return None
+        return self._verdict(
+            run, policy.conclude(error, admission, run.delivery, self._lane.config, self._around.rules)
+        )
+
+    def _stopped(self, run: Run) -> Verdict | None:
+        """Cancelled, and not for its own fault: no attempt. What was lost may have come back to us meanwhile."""
+        return None if run.delivery.lost else self._verdict(run, Release())
+
+    def _time_is_up(self, run: Run) -> None:
+        if run.overdue:
+            run.due = NEVER
+            self._give_up(run)
+            return
+        run.overdue, run.due = True, run.due + GRACE
         if run.in_thread:
-            text = f"{limit}; it runs in a thread, which cannot be stopped: make it async, or executor='process'"
-            self._lane.observers.notify(Noticed(self._lane.queue, text, run.delivery.message_id))
+            text = "it runs in a thread, which cannot be stopped: make it async, or executor='process'"
+            self._notice(run, f"{_limit_text(run)}; {text}")
         else:
             self._cancel(run, Cause.TIMEOUT)
-        run.timer = asyncio.get_running_loop().call_later(GRACE, self._give_up, run, limit)
 
-    def _give_up(self, run: Run, limit: str) -> None:
+    def _give_up(self, run: Run) -> None:
         """The grace is over: judge the message now; whatever still runs keeps its slot until it ends."""
         if run.admission is not None and not run.delivery.settling:
-            text = f"{limit} and did not end within {GRACE:.0f} s after that; its slot stays taken until it does"
-            self._lane.observers.notify(Noticed(self._lane.queue, text, run.delivery.message_id))
+            limit = _limit_text(run)
+            text = f"did not end within {GRACE:.0f} s after that; its slot stays taken until it does"
+            self._notice(run, f"{limit} and {text}")
             outcome = policy.conclude(
                 HandlerTimeout(limit), run.admission, run.delivery, self._lane.config, self._around.rules
             )
             self._abandon(run, outcome)
+
+    def _notice(self, run: Run, text: str) -> None:
+        self._lane.observers.notify(Noticed(self._lane.queue, text, run.delivery.message_id))
 
     def _abandon(self, run: Run, outcome: Outcome) -> None:
         run.abandoned = True
@@ -246,6 +261,8 @@ class Dispatcher:
 
     def _forget(self, run: Run) -> None:
         self._runs.pop(run.delivery, None)
+        if not self._runs:
+            self._deadlines.rest()
         self._lane.in_flight.drop(run.delivery)
 
     def _verdict(self, run: Run, outcome: Outcome) -> Verdict:
@@ -261,8 +278,9 @@ class Dispatcher:
         )
 
 
-def _limit_text(message_type: str, limit: float) -> str:
-    return f"{message_type} ran into its time limit of {limit:g} s"
+def _limit_text(run: Run) -> str:
+    kind = run.admission.message.type if run.admission is not None else "it"
+    return f"{kind} ran into its time limit of {run.delivery.deadline - run.delivery.started_at:g} s"
 
 
 def _is_being_cancelled() -> bool:

@@ -19,11 +19,17 @@ class Isolation:
         """Whether a suspect runs alone, or waits for that."""
         return not self._open.is_set()
 
+    def try_enter(self) -> bool:
+        """Let a handler start at once, unless a suspect runs or waits to run. If so, ``leave`` must follow."""
+        if self._open.is_set():
+            self._running += 1
+            return True
+        return False
+
     async def enter(self) -> None:
         """Wait until no suspect runs or waits to run; then a handler may start. ``leave`` must follow."""
-        while not self._open.is_set():
+        while not self.try_enter():
             await self._open.wait()
-        self._running += 1
 
     def leave(self) -> None:
         """A handler came to its end."""

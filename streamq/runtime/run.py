@@ -35,7 +35,8 @@ class Run:
     delivery: Delivery
     task: asyncio.Task[None] | None = None
     admission: Admission | None = None
-    timer: asyncio.TimerHandle | None = None
+    due: float = float("inf")  # monotonic: when it has had its time; then, when it has had its grace
+    overdue: bool = False  # it has had its time
     begun: bool = False  # its task has made its first step
     cause: Cause | None = None  # why it was cancelled
     child: Child | None = None  # the process that a suspect has for itself
