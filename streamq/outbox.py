@@ -11,7 +11,7 @@ from streamq.core.errors import DurabilityUnconfirmed, PublishUnknown, QueueFull
 from streamq.core.events import Noticed, Observers, Published
 from streamq.core.message import Draft
 from streamq.core.receipt import Receipt
-from streamq.store.connection import OutOfMemory, RedisRefused
+from streamq.store.outages import OutOfMemory, RedisRefused
 from streamq.store.streams import QueueStore
 
 BATCH_ITEMS, BATCH_BYTES = 500, 1024 * 1024  # a call, so that no script blocks Redis for long

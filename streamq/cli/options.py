@@ -109,7 +109,7 @@ async def _answers(session: "Session") -> None:
     import anyio
 
     from streamq.core.errors import RedisUnavailable
-    from streamq.store.connection import RedisRefused
+    from streamq.store.outages import RedisRefused
 
     where = f"Redis at {session.located.url} (from {session.located.origin})"
     until, told = time.monotonic() + PATIENCE, False

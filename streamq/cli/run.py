@@ -63,7 +63,7 @@ def fail(text: str, code: int) -> NoReturn:
 
 def _code_of(error: "RedisUnavailable") -> int:
     """A Redis that answers but will not do it, for want of rights or because of a foreign key, was reached."""
-    from streamq.store.connection import RedisRefused
+    from streamq.store.outages import RedisRefused
 
     return FAILURE if isinstance(error, RedisRefused) else UNREACHABLE
 

@@ -12,7 +12,7 @@ from streamq.core.errors import RedisUnavailable
 from streamq.core.events import Observers
 from streamq.core.events import RedisUnavailable as Outage
 from streamq.runtime.lifecycle import Lifecycle
-from streamq.store.connection import GroupMissing, RedisRefused
+from streamq.store.outages import GroupMissing, RedisRefused
 
 T = TypeVar("T")
 

@@ -7,8 +7,9 @@ from typing import Any, NamedTuple
 from redis import exceptions
 
 from streamq.core.message import Delivery
-from streamq.store.connection import Connections, redis_errors
+from streamq.store.connection import Connections
 from streamq.store.keys import QueueKeys
+from streamq.store.outages import redis_errors
 from streamq.store.scripts import script
 
 

@@ -23,29 +23,20 @@ AsyncClient = Any  # redis.asyncio.Redis or RedisCluster: their stubs disagree o
 SyncClient = Any
 
 
-def async_client(
-    url: "RedisURL",
-    timeout: float,
-    connect_timeout: float,
-    *,
-    single: bool = False,
-    sentinels: "AsyncSentinels | None" = None,
-) -> AsyncClient:
+def async_client(url: "RedisURL", timeout: float, sentinels: "AsyncSentinels | None" = None) -> AsyncClient:
     """A client for the event loop.
 
     Args:
         url: where Redis is.
-        timeout: seconds a reply may take.
-        connect_timeout: seconds a connection may take.
-        single: it has one connection; not with sentinels and in a Cluster.
+        timeout: seconds a reply or a connection may take.
         sentinels: who knows the master, where the URL names some.
     """
-    options = _options(timeout, connect_timeout, AsyncRetry)
+    options = _options(timeout, AsyncRetry)
     if url.kind == "cluster":
         return redis.asyncio.RedisCluster.from_url(url.client_url, **options, **_of_cluster(url, AsyncClusterNode))
     if sentinels is not None:
         return sentinels.master_for(url.service, **options, **_behind_sentinel(url))
-    return redis.asyncio.Redis.from_url(url.client_url, single_connection_client=single, **options)
+    return redis.asyncio.Redis.from_url(url.client_url, **options)
 
 
 def sync_client(url: "RedisURL", timeout: float, watch: "MasterWatch | None" = None) -> SyncClient:
@@ -56,7 +47,7 @@ def sync_client(url: "RedisURL", timeout: float, watch: "MasterWatch | None" = N
         timeout: seconds a reply or a connection may take.
         watch: who knows the master, where the URL names sentinels.
     """
-    options = _options(timeout, timeout, SyncRetry)
+    options = _options(timeout, SyncRetry)
     if url.kind == "cluster":
         return redis.RedisCluster.from_url(url.client_url, **options, **_of_cluster(url, ClusterNode))
     if watch is not None:
@@ -73,7 +64,7 @@ def ask_sentinels(retry: Callable[..., Any]) -> dict[str, Any]:
     Args:
         retry: redis-py's class of that name, for the loop or for threads.
     """
-    return _options(SENTINEL_TIMEOUT, SENTINEL_TIMEOUT, retry)
+    return _options(SENTINEL_TIMEOUT, retry)
 
 
 class AsyncSentinels(redis.asyncio.Sentinel):
@@ -116,8 +107,8 @@ def _known(master: "Address | None", service: str) -> "Address":
     return master
 
 
-def _options(timeout: float, connect_timeout: float, retry: Callable[..., Any]) -> dict[str, Any]:
-    return {"socket_timeout": timeout, "socket_connect_timeout": connect_timeout, "retry": retry(NoBackoff(), 0)}
+def _options(timeout: float, retry: Callable[..., Any]) -> dict[str, Any]:
+    return {"socket_timeout": timeout, "socket_connect_timeout": timeout, "retry": retry(NoBackoff(), 0)}
 
 
 def _of_cluster(url: "RedisURL", node: Callable[..., Any]) -> dict[str, Any]:

@@ -1,22 +1,20 @@
-"""How Redis is reached: which clients there are, with which timeouts, and what their errors mean to us.
+"""How Redis is reached: which connections there are, and with which timeouts.
 
 redis-py repeats a write up to ten times when a reply is lost, so one XADD can leave several entries. Its retries are
 off: ours go by message id, through scripts that may be sent twice.
 """
 
-import asyncio
 import contextlib
-import re
-import traceback
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from redis import exceptions
 
 from streamq.core.errors import RedisUnavailable
-from streamq.core.failure import scrub
 from streamq.store.clients import AsyncClient, AsyncSentinels, SyncClient, async_client, sync_client
 from streamq.store.masters import MasterWatch
+from streamq.store.outages import FAILURES, redis_errors
+from streamq.store.wire import Address, Line
 
 if TYPE_CHECKING:
     from streamq.store.keys import QueueKeys
@@ -26,63 +24,6 @@ if TYPE_CHECKING:
 COMMAND_TIMEOUT = 5.0  # seconds a command may take
 BEAT_TIMEOUT = 1.0  # seconds a beat may take: shorter than a beat's interval, so that a lost one is repeated in time
 READ_MARGIN = 2.0  # seconds beyond BLOCK before a silent connection counts as dead
-
-_FAILURES = (exceptions.RedisError, exceptions.RedisClusterException, OSError, asyncio.TimeoutError)
-_REFUSALS = (exceptions.AuthenticationError, exceptions.NoPermissionError)
-
-
-class GroupMissing(RedisUnavailable):
-    """The consumer group is gone: the stream was deleted, renamed, or lost in a failover."""
-
-
-class RedisRefused(RedisUnavailable):
-    """Redis will not do this however often it is asked: a key of another type, missing rights, wrong credentials."""
-
-
-class OutOfMemory(RedisUnavailable):
-    """Redis refuses to store more."""
-
-
-# What redis-py has no class for. Missing rights inside a script are told in words, which differ.
-_MEANING = {
-    "NOGROUP": GroupMissing, "UNBLOCKED": GroupMissing, "WRONGTYPE": RedisRefused, "ACL failure": RedisRefused,
-    "can't run this command": RedisRefused,
-}  # fmt: skip
-_SAID = re.compile(rf"\b({'|'.join(_MEANING)})\b")
-
-
-@contextlib.contextmanager
-def redis_errors() -> Iterator[None]:
-    """Turn whatever the client raises into ``RedisUnavailable``, the one kind of outage the upper floors know."""
-    try:
-        yield
-    except _FAILURES as error:
-        raise _meaning(error)(scrub(f"{type(error).__name__}: {error}")) from error
-    except (AttributeError, LookupError) as error:
-        if not _is_of_client(error):
-            raise
-        raise RedisUnavailable(scrub(f"{type(error).__name__}: {error}")) from error
-    except RuntimeError as error:
-        # uvloop's word for a write to a connection that was reset a moment ago, which redis-py lets through.
-        if "unable to perform operation on" not in str(error):
-            raise
-        raise RedisUnavailable(f"the connection was closed: {error}") from error
-
-
-def _is_of_client(error: BaseException) -> bool:
-    """Whether redis-py stumbled over itself: it closes connections while other tasks open them, and uses None then."""
-    *_, innermost = traceback.walk_tb(error.__traceback__)
-    return str(innermost[0].f_globals["__name__"]).startswith("redis.")
-
-
-def _meaning(error: BaseException) -> type[RedisUnavailable]:
-    if isinstance(error, exceptions.OutOfMemoryError):
-        return OutOfMemory
-    if isinstance(error, _REFUSALS) or isinstance(error.__cause__, _REFUSALS):  # redis-py wraps those of a connect
-        return RedisRefused
-    # Only what the server said: the path of a socket may hold such a word too.
-    said = _SAID.search(str(error)) if isinstance(error, exceptions.ResponseError) else None
-    return _MEANING[said[1]] if said else RedisUnavailable
 
 
 class Connections:
@@ -97,7 +38,8 @@ class Connections:
         self.url = url
         self.block = block
         self._commands: AsyncClient | None = None
-        self._readers: set[AsyncClient] = set()
+        self._lines: dict[Address, Line] = {}  # for scripts: one for each node of a Cluster, else one
+        self._readers: set[Line] = set()
         self._watch = MasterWatch(url.hosts, url.service, self._follow) if url.kind == "sentinel" else None
         self._sentinels = AsyncSentinels(self._watch) if self._watch is not None else None
 
@@ -110,22 +52,27 @@ class Connections:
     def commands(self) -> AsyncClient:
         """The client for everything that answers at once."""
         if self._commands is None:
-            self._commands = self._async_client(COMMAND_TIMEOUT)
+            self._commands = self._async_client()
         return self._commands
 
-    def reader(self) -> AsyncClient:
-        """A client of its own for one blocking reader: in a shared pool it would starve the others."""
-        client = self._async_client(self.block + READ_MARGIN, single=True)
-        # The stock parser folds fields into a dict, which hides a field that is given twice.
-        client.set_response_callback("XREADGROUP", lambda reply, **_: reply)
-        self._readers.add(client)
-        return client
+    def reader(self, key: str) -> Line:
+        """A line of its own for one blocking reader: on a shared one everybody would wait with it.
 
-    async def drop_reader(self, client: AsyncClient) -> None:
+        Args:
+            key: of what it reads; decides which node of a Cluster.
+        """
+
+        async def connect() -> Any:
+            return await self._connect(await self.node_of(key))
+
+        line = Line(connect, self.block + READ_MARGIN)
+        self._readers.add(line)
+        return line
+
+    async def drop_reader(self, line: Line) -> None:
         """Close what ``reader`` made, and keep it no longer: an app may run one worker after the other."""
-        with contextlib.suppress(*_FAILURES):
-            await client.aclose()
-        self._readers.discard(client)
+        await line.aclose()
+        self._readers.discard(line)
 
     def beats(self) -> SyncClient:
         """A synchronous client for a thread that keeps leases: it must not depend on the event loop."""
@@ -133,8 +80,11 @@ class Connections:
 
     def is_stale(self, client: AsyncClient | SyncClient) -> bool:
         """Whether a client is connected to a master that was replaced. For any thread."""
+        return self._watch is not None and self._is_replaced(client.connection_pool.master_address)
+
+    def _is_replaced(self, address: Any) -> bool:
         master = None if self._watch is None else self._watch.master
-        return master is not None and client.connection_pool.master_address not in {None, master}
+        return master is not None and address not in {None, master}
 
     async def execute(self, *command: Any) -> Any:
         """Send one command.
@@ -156,9 +106,46 @@ class Connections:
         command = script.command(keys, args, extra)
         with redis_errors():
             try:
-                return await self._send("EVALSHA", script.sha, *command)
+                return await self._evaluate("EVALSHA", script.sha, *command)
             except exceptions.NoScriptError:  # a restart, a failover, or another node of a Cluster
-                return await self._send("EVAL", script.text, *command)
+                return await self._evaluate("EVAL", script.text, *command)
+
+    async def _evaluate(self, word: str, script: str, count: int, key: str, *rest: Any) -> Any:
+        line = await self._line_to(key)
+        self.leave_replaced(line)
+        command = (word, script, count, key, *rest)
+        try:
+            await line.open()
+        except exceptions.ConnectionError:
+            if not self.clustered:
+                raise
+            return await self.commands.execute_command(*command)  # it finds out who has the key now
+        try:
+            return await line.send(*command)
+        except exceptions.ReadOnlyError:
+            line.close()  # as in `_send`
+            raise
+        except exceptions.AskError:  # a slot that has moved: nothing was done here
+            return await self.commands.execute_command(*command)
+
+    async def _line_to(self, key: str) -> Line:
+        node = await self.node_of(key)
+        where = None if node is None else (node.host, node.port)
+        line = self._lines.get(where)
+        if line is None:
+            line = self._lines[where] = Line(lambda: self._connect(node), COMMAND_TIMEOUT)
+        return line
+
+    async def _connect(self, node: Any) -> Any:
+        """A connection of redis-py for a line: to a node of a Cluster, or to where all is."""
+        if node is None:
+            pool = self.commands.connection_pool
+            kind, options = pool.connection_class, pool.connection_kwargs
+        else:
+            kind, options = node.connection_class, node.connection_kwargs
+        connection = kind(**{**options, "protocol": 2})  # what is parsed without redis-py has one shape
+        await connection.connect()
+        return connection
 
     async def _send(self, *command: Any) -> Any:
         await self.leave_old_master(self.commands)
@@ -217,47 +204,56 @@ class Connections:
             with contextlib.suppress(RedisUnavailable), redis_errors():
                 await client.connection_pool.disconnect()
 
-    async def node_of(self, client: AsyncClient, key: str) -> Any:
-        """Which node of a Cluster a client asks for a key; None outside of a Cluster."""
+    def leave_replaced(self, line: Line) -> None:
+        """The same for a line."""
+        if self._is_replaced(line.address):
+            line.close()
+
+    async def node_of(self, key: str) -> Any:
+        """Which node of a Cluster has a key, as far as known; None outside of a Cluster."""
         if not self.clustered:
             return None
-        await client.initialize()
-        return client.get_node_from_key(key)
+        with redis_errors():
+            await self.commands.initialize()
+            return self.commands.get_node_from_key(key)
 
-    async def unblock(self, client_id: int, node: Any = None) -> None:
+    async def unblock(self, client_id: int, address: Address) -> None:
         """End the wait of a blocked connection.
 
         Args:
             client_id: of that connection.
-            node: where it waits, as ``node_of`` told.
+            address: where it leads.
 
         Raises:
             RedisUnavailable: Redis did not answer.
         """
-        there = {} if node is None else {"target_nodes": self.commands.get_node(node.host, node.port)}
         with redis_errors():
+            there = {"target_nodes": self.commands.get_node(*address)} if self.clustered and address else {}
             await self.commands.execute_command("CLIENT", "UNBLOCK", client_id, **there)
 
     async def aclose(self) -> None:
         """Close every connection."""
         if self._watch is not None:
             await self._watch.stop()
-        for client in (self._commands, *self._readers):
-            if client is not None:
-                with contextlib.suppress(*_FAILURES):
-                    await client.aclose()
+        for line in (*self._lines.values(), *self._readers):
+            await line.aclose()
+        if self._commands is not None:
+            with contextlib.suppress(*FAILURES):
+                await self._commands.aclose()
         self._commands = None
+        self._lines.clear()
         self._readers.clear()
 
     async def _follow(self) -> None:
-        for client in (self._commands, *self._readers):
-            if client is not None:
-                await self.leave_old_master(client)
+        for line in (*self._lines.values(), *self._readers):
+            self.leave_replaced(line)
+        if self._commands is not None:
+            await self.leave_old_master(self._commands)
 
-    def _async_client(self, timeout: float, *, single: bool = False) -> AsyncClient:
+    def _async_client(self) -> AsyncClient:
         if self._watch is not None:
             self._watch.start()
-        return async_client(self.url, timeout, COMMAND_TIMEOUT, single=single, sentinels=self._sentinels)
+        return async_client(self.url, COMMAND_TIMEOUT, sentinels=self._sentinels)
 
 
 @contextlib.asynccontextmanager

@@ -11,8 +11,9 @@ from streamq.core import codec
 from streamq.core.outcome import Reason
 from streamq.core.signing import KeyRing
 from streamq.store import across
-from streamq.store.connection import Connections, RedisRefused
+from streamq.store.connection import Connections
 from streamq.store.keys import Keyspace
+from streamq.store.outages import RedisRefused
 from streamq.store.replies import counter, pairs, seconds
 from streamq.store.scripts import script
 

@@ -15,8 +15,9 @@ from typing import Any, Literal
 
 from redis import exceptions
 
-from streamq.store.connection import Connections, redis_errors
+from streamq.store.connection import Connections
 from streamq.store.keys import QueueKeys
+from streamq.store.outages import redis_errors
 from streamq.store.replies import pairs, text
 from streamq.store.scripts import Script
 

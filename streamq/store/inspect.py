@@ -9,9 +9,10 @@ import msgspec
 from streamq.core import codec
 from streamq.core.config import Config, QueueConfig
 from streamq.core.ledger import Moment
-from streamq.store.connection import Connections, GroupMissing
+from streamq.store.connection import Connections
 from streamq.store.delayed import DelayedMessage, delayed_messages, names_of
 from streamq.store.keys import Keyspace
+from streamq.store.outages import GroupMissing
 from streamq.store.replies import counter, pairs, text
 from streamq.store.scripts import script
 from streamq.store.streams import QueueStore

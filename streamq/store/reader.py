@@ -3,14 +3,17 @@
 import asyncio
 import contextlib
 import time
-from collections.abc import Sequence
 from typing import Any
+
+from redis import exceptions
 
 from streamq.core.config import LEVELS, Level
 from streamq.core.errors import RedisUnavailable
 from streamq.core.message import Delivery, delivery_from
-from streamq.store.connection import Connections, redis_errors
+from streamq.store.connection import Connections
 from streamq.store.keys import QueueKeys
+from streamq.store.outages import redis_errors
+from streamq.store.wire import Wire
 
 EMPTY_PAUSE = 0.02  # seconds to wait when a server that should have blocked did not (fakeredis, some proxies)
 
@@ -32,9 +35,9 @@ class QueueReader:
         self._connections = connections
         self._queue, self._keys = queue, keys
         self._group, self._consumer = group, consumer
-        self._client = connections.reader()
-        self._client_id: int | None = None
-        self._node: Any = None  # of a Cluster
+        self._line = connections.reader(keys.normal)
+        self._wire: Wire | None = None  # the one that waited last
+        self._client_id: int | None = None  # of that one
         self._level_of = {keys.stream(level).encode(): level for level in LEVELS}
 
     async def fetch(self, level: Level, count: int) -> list[Delivery]:
@@ -52,7 +55,7 @@ class QueueReader:
         Args:
             block: seconds to wait at most.
         """
-        await self._note_connection()
+        await self._note_wire()
         started = time.monotonic()
         ms = max(1, round(block * 1000))
         streams = self._keys.streams
@@ -63,49 +66,45 @@ class QueueReader:
 
     async def wake(self) -> None:
         """End a wait that is going on; it returns what it has. Best effort: BLOCK ends by itself soon after."""
-        if self._client_id is not None:
+        if self._wire is not None and self._client_id is not None:
             with contextlib.suppress(RedisUnavailable):
-                await self._connections.unblock(self._client_id, self._node)
+                await self._connections.unblock(self._client_id, self._wire.address)
 
     async def reset(self) -> None:
-        """Forget the connection after an error; the next read opens another."""
-        self._client_id = None
-        with contextlib.suppress(RedisUnavailable), redis_errors():
-            await self._client.aclose()
+        """Forget the connection after an error; the next read opens another, and where the queue is by then."""
+        self._line.close()
+        if self._connections.clustered:
+            with contextlib.suppress(RedisUnavailable):
+                await self._connections.execute("EXISTS", self._keys.normal)  # learns of slots that have moved
 
     async def aclose(self) -> None:
         """Close its connection for good."""
-        await self._connections.drop_reader(self._client)
+        await self._connections.drop_reader(self._line)
 
-    async def _note_connection(self) -> None:
-        """Remember which connection is going to wait; a slot of a Cluster may have moved since the last time."""
+    async def _note_wire(self) -> None:
+        """Remember which connection is going to wait."""
         with redis_errors():
-            node = await self._connections.node_of(self._client, self._keys.normal)
-            if self._client_id is None or node != self._node:
-                there = {} if node is None else {"target_nodes": node}
-                self._client_id = await self._client.execute_command("CLIENT", "ID", **there)
-                self._node = node
+            wire = await self._line.open()
+            if wire is not self._wire:
+                self._client_id = await self._line.send("CLIENT", "ID")
+                self._wire = wire
 
     async def _read(self, *options: Any) -> list[Delivery]:
-        await self._connections.leave_old_master(self._client)
+        self._connections.leave_replaced(self._line)
         sent_at = time.monotonic()
         with redis_errors():
-            reply = await self._client.execute_command(
-                "XREADGROUP", "GROUP", self._group, self._consumer, *options
-            )  # fmt: skip
+            command = ("XREADGROUP", "GROUP", self._group, self._consumer, *options)
+            try:
+                reply = await self._line.send(*command)
+            except exceptions.AskError:  # the queue's slot has moved
+                await self.reset()
+                reply = await self._line.send(*command)
         found = [
             delivery_from(self._queue, self._level_of[stream], entry, fields)
-            for stream, entries in _streams(reply)
+            for stream, entries in reply or ()
             for entry, fields in entries
             if fields is not None
         ]
         for delivery in found:
             delivery.proven_at = sent_at  # at the earliest: the reply may have lain in the socket of a busy process
         return found
-
-
-def _streams(reply: Any) -> Sequence[tuple[bytes, list[Any]]]:
-    """RESP2 answers with a list of pairs, RESP3 with a map."""
-    if not reply:
-        return ()
-    return list(reply.items()) if isinstance(reply, dict) else reply

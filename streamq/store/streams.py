@@ -9,9 +9,10 @@ from streamq.core.failure import clip
 from streamq.core.ledger import LevelMoment, Moment
 from streamq.core.message import Delivery, Draft, delivery_from
 from streamq.core.outcome import DeadLetter, Retry
-from streamq.store.connection import Connections, OutOfMemory
+from streamq.store.connection import Connections
 from streamq.store.durability import run_durably
 from streamq.store.keys import Keyspace
+from streamq.store.outages import OutOfMemory
 from streamq.store.replies import member, number, pairs, text
 from streamq.store.scripts import NEEDS, PROTOCOL, script
 

@@ -5,13 +5,14 @@ server would, and INFO, CONFIG and WAIT are missing. What must hold is tested on
 """
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import fakeredis
 
 from streamq.store.clients import AsyncClient, SyncClient
 from streamq.store.connection import Connections
 from streamq.store.url import parse_url
+from streamq.store.wire import Line, Wire
 
 _CONFIRMED: dict[str, Any] = {
     "HELLO": {"server": "fakeredis", "version": "7.0"}, "CONFIG": {"appendfsync": "always"}, "WAITAOF": [1, 0],
@@ -41,8 +42,37 @@ class FakeConnections(Connections):
             _CONFIRMED[command[0]] if command[0] in _CONFIRMED else await self.execute(*command) for command in commands
         ]
 
-    def _async_client(self, timeout: float, *, single: bool = False) -> AsyncClient:  # noqa: ARG002 - nothing to wait for
+    def _async_client(self) -> AsyncClient:
         return _plain(fakeredis.FakeAsyncRedis(server=self.server))
+
+    def reader(self, key: str) -> Line:  # noqa: ARG002 - there is one node
+        """As of a real server; there is nothing to wait for."""
+        return _FakeLine(self.commands)
+
+    async def _line_to(self, key: str) -> Line:  # noqa: ARG002 - likewise
+        return _FakeLine(self.commands)
+
+
+class _FakeLine(Line):
+    """Commands for the fake, which has no connections."""
+
+    def __init__(self, client: AsyncClient) -> None:
+        self._client = client
+        client.set_response_callback("XREADGROUP", lambda reply, **_: list(reply.items()) if reply else None)
+
+    address = None
+
+    async def open(self) -> Wire:
+        return cast("Wire", self)
+
+    def close(self) -> None:
+        pass
+
+    async def aclose(self) -> None:
+        pass
+
+    async def send(self, *command: Any) -> Any:
+        return await self._client.execute_command(*command)
 
 
 def _plain(client: Any) -> Any:

@@ -49,6 +49,15 @@ async def test_a_reader_that_waits_is_woken_on_whichever_node_it_waits(cluster, 
         assert await asyncio.wait_for(waiting, 5) == []
 
 
+async def test_a_script_follows_the_slot_of_its_queue(cluster, connections):
+    store = QueueStore(connections, KEYSPACE, "orders", "workers")
+    await store.ensure()
+    for target in [port for port in cluster.ports[:3] if port != cluster.master_of("queue:orders")]:
+        await asyncio.to_thread(cluster.migrate, "queue:orders", target)
+        await store.ensure()
+        assert (await connections.node_of("queue:orders")).port == target
+
+
 async def test_a_look_at_a_cluster_tells_who_has_which_queue(cluster, connections):
     view = await look_at_cluster(connections, KEYSPACE, ["orders", "mails"])
     assert (view.state, view.uncovered) == ("ok", 0)

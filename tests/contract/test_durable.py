@@ -9,9 +9,10 @@ import redis
 
 from streamq.core.errors import RedisUnavailable
 from streamq.store import durability
-from streamq.store.connection import COMMAND_TIMEOUT, Connections, RedisRefused
+from streamq.store.connection import COMMAND_TIMEOUT, Connections
 from streamq.store.durability import everysec_is_true
 from streamq.store.keys import Keyspace
+from streamq.store.outages import RedisRefused
 from streamq.store.streams import QueueStore
 from streamq.store.url import parse_url
 from streamq.testing.fake import FakeConnections

@@ -7,10 +7,10 @@ from streamq.core.errors import RedisUnavailable
 from streamq.core.outcome import DeadLetter, Reason, Retry, Wait
 from streamq.store import delayed, inspect
 from streamq.store.audit import Auditor, DeadBalance
-from streamq.store.connection import GroupMissing
 from streamq.store.delayed import DelayedMessage, read_packed
 from streamq.store.inspect import Inspector, QueueStats, WorkerInfo, unhealthy
 from streamq.store.keys import Keyspace
+from streamq.store.outages import GroupMissing
 from streamq.store.replies import counter, member, number, pairs, scores, seconds, text
 from tests.contract.desk import FAR, GROUP, SILENT, draft
 

@@ -11,6 +11,7 @@ from streamq.store.beats import BeatConnection
 from streamq.store.connection import connected
 from streamq.store.keys import Keyspace
 from streamq.store.masters import MasterWatch
+from streamq.store.scripts import script
 from streamq.store.topology import ask_each_sentinel, connected_master
 from streamq.store.url import parse_url
 from tests.servers.sentinel import SERVICE, PrivateSentinel
@@ -76,7 +77,7 @@ async def test_there_is_one_thread_while_connections_are_open(sentinel, monkeypa
     async with connected(parse_url(sentinel.url)) as connections:
         assert watches() == 0
         await connections.execute("PING")
-        connections.reader()
+        await connections.reader("k").send("PING")
         assert watches() == 1
         await asyncio.to_thread(wait_until, lambda: connections._watch.master is not None)
         assert not connections.is_stale(connections.commands)
@@ -129,8 +130,9 @@ async def test_a_loop_that_is_busy_is_told_once(sentinel, monkeypatch):
 async def test_connections_to_a_master_that_was_replaced_are_dropped(sentinel):
     """Idle ones before their next command, and those that wait for a reply at once."""
     async with connected(parse_url(sentinel.url)) as connections:
-        reader = connections.reader()
-        waiting = asyncio.ensure_future(reader.execute_command("BLPOP", "nothing", 2))
+        reader = connections.reader("k")
+        await reader.open()
+        waiting = asyncio.ensure_future(reader.send("BLPOP", "nothing", 2))
         before = await connections.execute("CLIENT", "ID")
         await asyncio.to_thread(wait_until, lambda: connections._watch.master is not None)
         await connections._watch.stop()
@@ -179,6 +181,16 @@ async def test_a_demoted_server_is_left_without_sentinels(sentinel):
         with pytest.raises(RedisUnavailable, match="ReadOnly"):
             await connections.execute("SADD", "s", "a")
         assert await connections.execute("CLIENT", "ID") != before
+
+
+async def test_a_script_leaves_a_demoted_server_too(sentinel):
+    replica = next(port for port in sentinel.ports if port != sentinel.master())
+    async with connected(parse_url(f"redis://127.0.0.1:{replica}")) as connections:
+        wire = await (await connections._line_to("k")).open()
+        with pytest.raises(RedisUnavailable, match="ReadOnly"):
+            await connections.run(script("register"), ["names"], ["orders"])
+        assert wire.closed
+        assert await (await connections._line_to("k")).open() is not wire
 
 
 async def test_each_sentinel_tells_what_it_sees(sentinel):

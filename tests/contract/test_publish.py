@@ -3,7 +3,7 @@
 import pytest
 
 from streamq.core.config import LEVELS
-from streamq.store.connection import OutOfMemory, RedisRefused
+from streamq.store.outages import OutOfMemory, RedisRefused
 from tests.contract.desk import FAR, ONCE, WINDOW, draft, fields
 from tests.support import wait_until
 

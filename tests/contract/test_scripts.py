@@ -10,8 +10,8 @@ import pytest
 
 from streamq.core.errors import ConfigError
 from streamq.core.outcome import DeadLetter, Reason, Retry, Wait
-from streamq.store.connection import GroupMissing, RedisRefused
 from streamq.store.keys import QueueKeys
+from streamq.store.outages import GroupMissing, RedisRefused
 from streamq.store.scripts import Script, script
 from tests.contract.desk import FAR, GROUP, NOT_ON_THE_FAKE, draft, fields
 

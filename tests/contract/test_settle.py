@@ -5,7 +5,7 @@ import pytest
 from streamq.core.config import LEVELS
 from streamq.core.errors import RedisUnavailable
 from streamq.core.outcome import DeadLetter, Reason, Retry, Wait
-from streamq.store.connection import OutOfMemory
+from streamq.store.outages import OutOfMemory
 from streamq.store.scripts import script
 from tests.contract.desk import FAR, GROUP, draft, fields
 from tests.support import pack_fields

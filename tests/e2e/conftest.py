@@ -1,6 +1,7 @@
 """Real processes against private servers. Every test that uses the rig ends with the law and a look into the logs."""
 
 import contextlib
+import subprocess
 from functools import cache
 
 import pytest
@@ -43,3 +44,15 @@ def lasting(request, tmp_path):
     args = ["--requirepass", PASSWORD, "--appendonly", "yes", "--appendfsync", "always"]
     with PrivateServer(server_binary(request.param), args=args) as server:
         yield from used(Rig(server, tmp_path), request)
+
+
+@pytest.fixture(scope="session")
+def certificate(tmp_path_factory):
+    """A folder with the key and the certificate of a server on this machine, which is its own authority."""
+    folder = tmp_path_factory.mktemp("tls")
+    command = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 -subj /CN=localhost"
+    extensions = ["subjectAltName=IP:127.0.0.1,DNS:localhost", "keyUsage=critical,digitalSignature,keyCertSign"]
+    arguments = [part for extension in extensions for part in ("-addext", extension)]
+    files = ["-keyout", str(folder / "key.pem"), "-out", str(folder / "cert.pem")]
+    subprocess.run([*command.split(), *arguments, *files], check=True, capture_output=True)
+    return folder

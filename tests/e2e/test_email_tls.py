@@ -1,7 +1,6 @@
 """The mail worker and TLS: who is trusted, who gets the password, and what is retried because no mail is at fault."""
 
 import ssl
-import subprocess
 
 import pytest
 from aiosmtpd.smtp import AuthResult, LoginPassword
@@ -12,17 +11,6 @@ from workers.email import Email, send_email
 
 MAIL = Email(to="ada@example.net", subject="s", body="b")
 LOGIN = {"SMTP_USER": "ada", "SMTP_PASSWORD": "canary"}
-
-
-@pytest.fixture(scope="module")
-def certificate(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("tls")
-    command = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 -subj /CN=localhost"
-    extensions = ["subjectAltName=IP:127.0.0.1,DNS:localhost", "keyUsage=critical,digitalSignature,keyCertSign"]
-    arguments = [part for extension in extensions for part in ("-addext", extension)]
-    files = ["-keyout", str(folder / "key.pem"), "-out", str(folder / "cert.pem")]
-    subprocess.run([*command.split(), *arguments, *files], check=True, capture_output=True)
-    return folder
 
 
 @pytest.fixture

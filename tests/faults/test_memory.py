@@ -6,8 +6,8 @@ import pytest
 
 from streamq import MessageTooLarge, QueueFull
 from streamq.core.events import Reclaimed, RedisUnavailable, Settled
-from streamq.store.connection import RedisRefused
 from streamq.store.dead_letters import Filter
+from streamq.store.outages import RedisRefused
 from streamq.store.scripts import script
 from tests.faults.house import QUEUE, eventually, serving
 from tests.faults.recording import handle_all, offer, orphan, recording

@@ -13,10 +13,11 @@ from streamq.core.errors import RedisUnavailable
 from streamq.core.signing import KeyRing
 from streamq.store.audit import Auditor
 from streamq.store.beats import BeatConnection
-from streamq.store.connection import Connections, GroupMissing, OutOfMemory
+from streamq.store.connection import Connections
 from streamq.store.dead_letters import DeadLetters
 from streamq.store.inspect import Inspector
 from streamq.store.keys import Keyspace
+from streamq.store.outages import GroupMissing, OutOfMemory
 from streamq.store.scripts import NEEDS
 from streamq.store.streams import NO_CURSORS, QueueStore
 from streamq.store.url import parse_url
@@ -45,7 +46,9 @@ class Fault(Enum):
 
 
 class Awaited:
-    """A client without an event loop, and with a fuse: its user may die between two commands."""
+    """A client, and a line, without an event loop, and with a fuse: its user may die between two commands."""
+
+    address = None
 
     def __init__(self, client):
         self.client, self.fuse = client, None
@@ -56,6 +59,11 @@ class Awaited:
         reply = self.client.execute_command(*command)
         self.fuse = self.fuse and self.fuse - 1
         return reply
+
+    send = execute_command
+
+    async def open(self):
+        pass
 
 
 class Bench(Connections):
@@ -71,6 +79,9 @@ class Bench(Connections):
 
     @property
     def commands(self):
+        return self.used
+
+    async def _line_to(self, key):
         return self.used
 
     def beats(self):

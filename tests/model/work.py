@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from streamq.core.message import Draft, delivery_from
 from streamq.core.outcome import DeadLetter, Reason, Retry, Wait
-from streamq.store.connection import redis_errors
+from streamq.store.outages import redis_errors
 from streamq.store.streams import NO_CURSORS
 from tests.model.driver import GROUP, ONCE_NAMES, Driver, Fault, now, often, pairs
 from tests.model.entries import LEVELS, NUMBER_OF

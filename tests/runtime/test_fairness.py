@@ -5,7 +5,7 @@ import asyncio
 from streamq.core.outcome import Ack, DeadLetter, Reason
 from streamq.runtime.reclaimer import Reclaimer
 from streamq.runtime.settler import Settler, Verdict
-from streamq.store.connection import RedisRefused
+from streamq.store.outages import RedisRefused
 from tests.runtime.rig import OTHER, soon, turns, until
 
 

@@ -16,8 +16,9 @@ from streamq.core.events import Noticed, Observers, Published
 from streamq.core.options import Options
 from streamq.core.signing import KeyRing
 from streamq.publisher import Publisher
-from streamq.store.connection import Connections, OutOfMemory, RedisRefused
+from streamq.store.connection import Connections
 from streamq.store.keys import Keyspace
+from streamq.store.outages import OutOfMemory, RedisRefused
 from streamq.store.streams import QueueStore
 from streamq.store.url import parse_url
 from streamq.testing.clock import VirtualClock

@@ -10,7 +10,7 @@ from streamq.core.outcome import Ack, DeadLetter, Reason, Release, Retry, Wait
 from streamq.runtime import settler as module
 from streamq.runtime import supervisor
 from streamq.runtime.settler import Verdict
-from streamq.store.connection import RedisRefused
+from streamq.store.outages import RedisRefused
 from tests.runtime.rig import OTHER, US, soon, turns, until
 
 DEAD = DeadLetter(Reason.REJECTED, "no", "trace", "place", 2)

@@ -8,7 +8,7 @@ import pytest
 from streamq.core.errors import ConfigError, RedisUnavailable
 from streamq.core.events import RedisUnavailable as Outage
 from streamq.runtime import supervisor as module
-from streamq.store.connection import GroupMissing, RedisRefused
+from streamq.store.outages import GroupMissing, RedisRefused
 from tests.runtime.rig import soon, turns
 
 
