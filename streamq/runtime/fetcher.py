@@ -66,12 +66,15 @@ class Fetcher:
         return brought
 
     async def await_doorbell(self) -> None:
-        """Wait until something arrives."""
+        """Wait until something arrives. A wait in vain has asked all levels, so another pass would bring nothing."""
         lane = self._lane
         # No slot is promised to this read, which may go on for long: a worker with few would have none left to take
         # over with.
-        if lane.in_flight.fetchable > 0 and not lane.lifecycle.is_quiet:  # both may have changed during the pass
-            self._accept(await self._reader.wait(lane.limits.block))
+        while lane.in_flight.fetchable > 0 and not lane.lifecycle.is_quiet:  # both may have changed meanwhile
+            found = await self._reader.wait(lane.limits.block)
+            self._accept(found)
+            if found:
+                return
 
     def next_order(self) -> tuple[Level, ...]:
         """In which order the next pass asks the levels."""

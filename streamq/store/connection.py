@@ -144,7 +144,11 @@ class Connections:
         else:
             kind, options = node.connection_class, node.connection_kwargs
         connection = kind(**{**options, "protocol": 2})  # what is parsed without redis-py has one shape
-        await connection.connect()
+        try:
+            await connection.connect()
+        except BaseException:  # whoever opens it may be cancelled meanwhile
+            await connection.disconnect(nowait=True)
+            raise
         return connection
 
     async def _send(self, *command: Any) -> Any:
@@ -235,11 +239,14 @@ class Connections:
         """Close every connection."""
         if self._watch is not None:
             await self._watch.stop()
-        for line in (*self._lines.values(), *self._readers):
-            await line.aclose()
+        lines = [*self._lines.values(), *self._readers]
+        for line in lines:
+            line.close()
         if self._commands is not None:
             with contextlib.suppress(*FAILURES):
                 await self._commands.aclose()
+        for line in lines:  # last: whoever is being cancelled gets no further than to the first wait
+            await line.aclose()
         self._commands = None
         self._lines.clear()
         self._readers.clear()

@@ -184,6 +184,7 @@ class Line:
             self._wire.close()
 
     async def aclose(self) -> None:
-        """Close the wire, and wait until its socket is closed, too."""
-        if self._wire is not None:
-            await self._wire.aclose()
+        """Close the wire, also one that is just being opened, and wait until its socket is closed, too."""
+        async with self._opening:
+            if self._wire is not None:
+                await self._wire.aclose()
