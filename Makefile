@@ -24,12 +24,12 @@ BIN := .venv/bin
 SHELL := bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint model mutants chaos soak powerloss guarantees bench lock clean .venv
+.PHONY: help demo test lint model mutants chaos soak powerloss guarantees bench bench-peers performance lock clean .venv
 .DELETE_ON_ERROR:
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z.]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z.-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' Makefile
 
 demo: .venv ## Publish, fail, retry, kill a worker, and see that nothing is lost: within a minute, no Redis needed
 	@$(BIN)/streamq demo
@@ -66,8 +66,15 @@ soak: .venv ## A long life with a fault a minute, and what grows in it: make soa
 guarantees: .venv ## Write the table of faults and their tests into docs/guarantees.md
 	@$(BIN)/python -m tests.faults.catalogue
 
-bench: .venv ## Measure throughput and latency on this machine
-	@$(BIN)/python -m benchmarks
+bench: .venv ## Measure streamq beside loops by hand, and what became slower: make bench FLAGS="--quick"
+	@$(BIN)/python -m benchmarks $(FLAGS)
+
+bench-peers: .venv ## Install other frameworks, each in its own environment, and run them beside it
+	@$(BIN)/python -m benchmarks.peers install || echo "==> going on with those that are installed" >&2
+	@$(BIN)/python -m benchmarks --peers all $(FLAGS)
+
+performance: .venv ## Write the committed results into docs/performance.md
+	@$(BIN)/python -m benchmarks.report
 
 # Everything is pinned with hashes, for every platform at once. dev.txt: all groups and extras. runtime.txt: what the
 # image runs with. build.txt: what the image is built with.

@@ -1,1 +1,1 @@
-"""Benchmarks: one scenario a file. Figures are ratios to a baseline in the same run."""
+"""Benchmarks: one scenario a file, contestants as programs of their own. What counts are ratios and CPU time."""

@@ -18,11 +18,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
-from benchmarks.support import private_server
 from streamq import StreamQ
 from streamq.cli.output import print_table
 from streamq.cli.run import run_async
 from streamq.settings import load_settings
+from streamq.testing.server import PrivateServer
 
 QUEUE = "repair_queue"
 IN_FLIGHT, KILLS = 1000, 5
@@ -135,9 +135,8 @@ async def main() -> None:
     kills = int(sys.argv[1]) if len(sys.argv) > 1 else KILLS
     for kill in range(kills):
         print(f"kill {kill + 1} of {kills} ...", file=sys.stderr)
-        with tempfile.TemporaryDirectory(prefix="streamq-repair-") as folder:
-            async with private_server() as url:
-                found = await repair(url, Path(folder))
+        with tempfile.TemporaryDirectory(prefix="streamq-repair-") as folder, PrivateServer() as server:
+            found = await repair(server.url, Path(folder))
         if set(found.starts.values()) != {2} or found.imbalance != 0:
             raise SystemExit(f"not every message ran once more and no more: {Counter(found.starts.values())}")
         seconds += found.seconds

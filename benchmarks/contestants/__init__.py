@@ -1,0 +1,1 @@
+"""streamq itself, and the loops written here that it is held against."""
