@@ -43,6 +43,10 @@ class Lane:
     last_poll: float = 0.0  # monotonic: when the queue was last read without an error
     last_beat: float = field(default=float("-inf"))  # monotonic: when our last good beat was sent
     silent: Sequence[str] = ()  # consumers that our last beat found silent
+    trust: float = field(init=False)  # seconds for which a good beat proves that what we hold is ours
+
+    def __post_init__(self) -> None:
+        self.trust = min(6.0, self.config.lease / 2)
 
     @property
     def queue(self) -> str:
@@ -53,8 +57,3 @@ class Lane:
     def beat_interval(self) -> float:
         """Seconds between two beats: often enough for three to be lost within a lease."""
         return min(self.limits.beat_interval, self.config.lease / 4)
-
-    @property
-    def trust(self) -> float:
-        """Seconds for which a good beat proves that what we hold is ours."""
-        return min(6.0, self.config.lease / 2)
