@@ -13,16 +13,16 @@ from streamq.core.config import check_queue_name
 from streamq.core.errors import StreamqError, cause_of
 from streamq.core.events import Observer, Observers
 from streamq.core.middleware import Middleware
-from streamq.core.options import Options
 from streamq.core.receipt import Receipt
 from streamq.core.registry import ErrorTypes, Executor, Isolate, Registry
-from streamq.handlers import HandlerDecorator, PublishOptions, check_option_names, decorator, encode_for
+from streamq.handlers import HandlerDecorator, PublishOptions, decorator, encode_all_for, encode_for, options_from
 from streamq.replaying import DeadLetterBox
 from streamq.runtime.child import Program
 from streamq.runtime.plan import Plan
 from streamq.runtime.worker import Worker
 from streamq.session import Session, open_session
 from streamq.settings import Settings, load_settings
+from streamq.sync import SyncPublisher
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -36,7 +36,10 @@ class StreamQ:
         config: path of the configuration; otherwise config/queues.yaml here or further up.
         settings: everything that would be found, for tests.
 
-    Nothing is read and nothing connected before ``async with app`` or a worker's ``run``.
+    Nothing is read and nothing connected before ``async with app``, a worker's ``run``, or the first use of ``sync``.
+
+    Attributes:
+        sync: publishes for code without an event loop; see ``SyncPublisher``.
     """
 
     def __init__(
@@ -53,6 +56,7 @@ class StreamQ:
         self._middleware: list[Middleware] = []
         self.registry = Registry()
         self.observers = Observers()
+        self.sync = SyncPublisher(lambda: self.settings, self.registry, self.observers)
 
     @property
     def settings(self) -> Settings:
@@ -103,8 +107,9 @@ class StreamQ:
             raise StreamqError('@app.handler needs the queue: write @app.handler("email_queue")')
         queues = [check_queue_name(name) for name in ([queue] if isinstance(queue, str) else queue)]
         return decorator(
-            self.registry, self._send, queues, type=type, executor=executor, isolate=isolate, timeout=timeout,
-            max_retries=max_retries, retry_on=retry_on, never_retry=never_retry, publish_options=publish_options,
+            self.registry, self._send, self.sync.send, queues, type=type, executor=executor, isolate=isolate,
+            timeout=timeout, max_retries=max_retries, retry_on=retry_on, never_retry=never_retry,
+            publish_options=publish_options,
         )  # fmt: skip
 
     def lifespan(self, function: F) -> F:
@@ -198,11 +203,8 @@ class StreamQ:
         Raises:
             as ``publish``; after QueueFull and DurabilityUnconfirmed, ``error.receipts`` tells which were accepted.
         """
-        check_option_names(options)
-        encoded = [
-            encode_for(self.registry, queue, payload, f"payload {number}: ") for number, payload in enumerate(payloads)
-        ]
-        return await self.session.publisher.publish_many(queue, encoded, Options(**options))
+        encoded = encode_all_for(self.registry, queue, payloads)
+        return await self.session.publisher.publish_many(queue, encoded, options_from(options))
 
     @property
     def dead_letters(self) -> DeadLetterBox:
@@ -225,8 +227,7 @@ class StreamQ:
         return AppWorker(self, queues, concurrency=concurrency, burst=burst, name=name, drain_timeout=drain_timeout)
 
     async def _send(self, queue: str, payload: bytes, options: Any) -> Receipt:
-        check_option_names(options)
-        return await self.session.publisher.publish(queue, payload, Options(**options))
+        return await self.session.publisher.publish(queue, payload, options_from(options))
 
     @asynccontextmanager
     async def plan(self, queues: Sequence[str], **choices: Any) -> AsyncIterator[Plan]:

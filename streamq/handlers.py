@@ -2,7 +2,7 @@
 
 import functools
 import inspect
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any, Concatenate, ParamSpec, Protocol, TypedDict, TypeVar, Unpack, cast, overload
 
@@ -11,7 +11,7 @@ from streamq.core.codec import bind, decode_type
 from streamq.core.config import Durability, Level
 from streamq.core.context import Context
 from streamq.core.errors import InvalidMessage, StreamqError
-from streamq.core.options import OPTION_NAMES
+from streamq.core.options import OPTION_NAMES, Options
 from streamq.core.receipt import Receipt
 from streamq.core.registry import ErrorTypes, Executor, Handler, Isolate, Registry
 
@@ -21,6 +21,9 @@ Result_co = TypeVar("Result_co", covariant=True)
 Result = TypeVar("Result")
 
 Send = Callable[[str, bytes, Mapping[str, Any]], Awaitable[Receipt]]
+SendSync = Callable[[str, bytes, Mapping[str, Any]], Receipt]
+
+_NO_OPTIONS = Options()
 
 
 class PublishOptions(TypedDict, total=False):
@@ -52,6 +55,9 @@ class Publishing(Protocol[Payload]):
     async def publish(self, *args: Payload.args, **kwargs: Payload.kwargs) -> Receipt:
         """Publish a call of the handler."""
 
+    def publish_sync(self, *args: Payload.args, **kwargs: Payload.kwargs) -> Receipt:
+        """The same without an event loop."""
+
 
 class HandlerFunction(Protocol[Call, Payload, Result_co]):
     """A decorated function: still itself, and able to publish calls of itself."""
@@ -61,6 +67,9 @@ class HandlerFunction(Protocol[Call, Payload, Result_co]):
 
     async def publish(self, *args: Payload.args, **kwargs: Payload.kwargs) -> Receipt:
         """Publish a call of this handler to its queue."""
+
+    def publish_sync(self, *args: Payload.args, **kwargs: Payload.kwargs) -> Receipt:
+        """The same without an event loop, by ``app.sync``: it blocks its thread until Redis has the message."""
 
     def options(self, **options: Unpack[HandlerOptions]) -> Publishing[Payload]:
         """Choose options for the next ``publish``."""
@@ -78,15 +87,16 @@ class HandlerDecorator(Protocol):
 
 
 def decorator(
-    registry: Registry, send: Send, queues: Sequence[str], *, type: str | None, executor: Executor | None,
-    isolate: Isolate, timeout: float | None, max_retries: int | None, retry_on: ErrorTypes, never_retry: ErrorTypes,
-    publish_options: Mapping[str, Any],
+    registry: Registry, send: Send, send_sync: SendSync, queues: Sequence[str], *, type: str | None,
+    executor: Executor | None, isolate: Isolate, timeout: float | None, max_retries: int | None, retry_on: ErrorTypes,
+    never_retry: ErrorTypes, publish_options: Mapping[str, Any],
 ) -> HandlerDecorator:  # fmt: skip
     """Make the decorator that registers one handler.
 
     Args:
         registry: where to.
         send: publishes JSON bytes to a queue.
+        send_sync: the same without an event loop.
         queues: the queues it handles; publishing goes to the first.
         type: the type it handles; the function's name by default.
         executor: where it runs; by default coroutines on the loop and everything else in a thread.
@@ -124,8 +134,9 @@ def decorator(
         registry.add(handler)
         # The function stays what it is: it can be called, awaited, pickled by name and looked at with inspect.
         decorated = cast(Any, function)
-        decorated.publish = functools.partial(_publish, handler, send, {})
-        decorated.options = functools.partial(_Chosen, handler, send)
+        decorated.options = functools.partial(_Chosen, handler, send, send_sync)
+        plain = decorated.options()
+        decorated.publish, decorated.publish_sync = plain.publish, plain.publish_sync
         return function
 
     return cast(HandlerDecorator, decorate)
@@ -140,6 +151,18 @@ def check_option_names(options: Mapping[str, Any]) -> None:
     unknown = sorted(set(options) - set(OPTION_NAMES))
     if unknown:
         raise InvalidMessage(f"no such option: {', '.join(unknown)}; there are {', '.join(OPTION_NAMES)}")
+
+
+def options_from(options: Mapping[str, Any]) -> Options:
+    """The options of one publish, or of one for many.
+
+    Raises:
+        InvalidMessage: there is no such option.
+    """
+    if not options:
+        return _NO_OPTIONS
+    check_option_names(options)
+    return Options(**options)
 
 
 def encode_for(registry: Registry, queue: str, payload: object, where: str = "") -> bytes:
@@ -166,18 +189,35 @@ def encode_for(registry: Registry, queue: str, payload: object, where: str = "")
     return raw
 
 
+def encode_all_for(registry: Registry, queue: str, payloads: Iterable[object]) -> list[bytes]:
+    """The same for many; an error says which of them it is about."""
+    return [encode_for(registry, queue, payload, f"payload {number}: ") for number, payload in enumerate(payloads)]
+
+
 class _Chosen:
-    def __init__(self, handler: Handler, send: Send, **options: Any) -> None:
+    def __init__(self, handler: Handler, send: Send, send_sync: SendSync, **options: Any) -> None:
         check_option_names({name: value for name, value in options.items() if name != "queue"})
         self.publish = functools.partial(_publish, handler, send, options)
+        self.publish_sync = functools.partial(_publish_sync, handler, send_sync, options)
 
 
 async def _publish(handler: Handler, send: Send, chosen: Mapping[str, Any], /, *args: Any, **kwargs: Any) -> Receipt:
+    return await send(*_call(handler, chosen, args, kwargs))
+
+
+def _publish_sync(handler: Handler, send: SendSync, chosen: Mapping[str, Any], /, *args: Any, **kwargs: Any) -> Receipt:
+    return send(*_call(handler, chosen, args, kwargs))
+
+
+def _call(
+    handler: Handler, chosen: Mapping[str, Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]
+) -> tuple[str, bytes, Mapping[str, Any]]:
+    """The queue, the payload and the options of a call of a handler."""
     options = {**handler.publish_options, **chosen}
     queue = options.pop("queue", handler.queues[0])
     payload = handler.binding.payload(handler.type, args, kwargs)
     _check_type(handler, decode_type(payload), queue)
-    return await send(queue, payload, options)
+    return queue, payload, options
 
 
 def _check_type(handler: Handler, message_type: str, queue: str) -> None:

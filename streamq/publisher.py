@@ -1,6 +1,5 @@
-"""Publishing: build, sign, offer. What is published in one turn of the loop to one queue goes out as one call."""
+"""Publishing: build, sign, offer. How it waits for Redis is its couriers' business."""
 
-import asyncio
 import socket
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
@@ -14,8 +13,10 @@ from streamq.core.message import PRIORITY_OF, Draft, Metadata, check_message_id,
 from streamq.core.options import Options, as_delta, check_options, in_seconds
 from streamq.core.receipt import Receipt
 from streamq.core.signing import KeyRing, SigningKey, resolve_signing
+from streamq.courier import Courier
+from streamq.offer import Offer
 from streamq.outbox import Outbox
-from streamq.store.connection import Connections
+from streamq.store.calls import Calls
 from streamq.store.keys import Keyspace
 from streamq.store.streams import QueueStore
 
@@ -24,25 +25,28 @@ class Publisher:
     """Puts messages into queues.
 
     Args:
-        connections: how to reach Redis.
+        calls: the way to Redis.
         keyspace: how keys are spelled.
         config: the queues.
         keys: the signing keys.
         observers: who is told.
         clock: this machine's.
         production: an unsigned queue must say so itself.
+        courier: brings messages to one queue, by that way. Without an event loop it is another, as its ``calls`` are.
     """
 
     def __init__(
-        self, connections: Connections, keyspace: Keyspace, config: Config, keys: KeyRing, *,
+        self, calls: Calls, keyspace: Keyspace, config: Config, keys: KeyRing, *,
         observers: Observers | None = None, clock: Clock | None = None, production: bool = False,
+        courier: type[Courier] = Outbox,
     ) -> None:  # fmt: skip
-        self._connections, self._keyspace, self._config, self._keys = connections, keyspace, config, keys
+        self._calls, self._keyspace, self._config, self._keys = calls, keyspace, config, keys
         self._observers = observers or Observers()
         self._clock = clock or SystemClock()
         self._production = production
         self._created_by = socket.gethostname()
-        self._outboxes: dict[tuple[str, Durability | None], Outbox] = {}
+        self._courier = courier
+        self._couriers: dict[tuple[str, Durability | None], Courier] = {}
 
     async def publish(self, queue: str, payload: bytes, options: Options) -> Receipt:
         """Publish one message.
@@ -55,8 +59,11 @@ class Publisher:
         Raises:
             InvalidMessage, MessageTooLarge, QueueFull, PublishUnknown, DurabilityUnconfirmed, RedisUnavailable.
         """
-        draft = self.draft(self._outbox(queue).config, payload, options)
-        return await self._outbox(queue, options.durable).offer(draft, own_id=options.message_id is None)
+        draft = self.draft(self._courier_to(queue).config, payload, options)
+        courier = self._courier_to(queue, options.durable)
+        offer = courier.offer(draft, own_id=options.message_id is None)
+        await courier.bring_one(offer)
+        return offer.receipt()
 
     async def publish_many(self, queue: str, payloads: Sequence[bytes], options: Options) -> list[Receipt]:
         """Publish messages that share their options, in as few calls as possible.
@@ -70,11 +77,12 @@ class Publisher:
         """
         if options.message_id is not None or options.idempotency_key is not None:
             raise InvalidMessage("many messages cannot share a message_id or an idempotency_key: all but one would go")
-        config = self._outbox(queue).config
+        config = self._courier_to(queue).config
         drafts = [self.draft(config, payload, options) for payload in payloads]
-        outbox = self._outbox(queue, options.durable)
-        offers = (outbox.offer(draft, own_id=True) for draft in drafts)
-        return _together(await asyncio.gather(*offers, return_exceptions=True))
+        courier = self._courier_to(queue, options.durable)
+        offers = [courier.offer(draft) for draft in drafts]
+        await courier.bring(offers)
+        return _together(offers)
 
     def draft(self, config: QueueConfig, payload: bytes, options: Options) -> Draft:
         """Build and sign a message. Pure: nothing is sent.
@@ -137,40 +145,38 @@ class Publisher:
             headers=dict(options.headers) if options.headers else None,
         )
 
-    def _outbox(self, queue: str, durable: Durability | None = None) -> Outbox:
-        outbox = self._outboxes.get((queue, durable))
-        if outbox is None:
+    def _courier_to(self, queue: str, durable: Durability | None = None) -> Courier:
+        courier = self._couriers.get((queue, durable))
+        if courier is None:
             config = self._config.queue(queue)
             wanted = durable or config.durable
             if wanted == durable:
-                store = QueueStore(self._connections, self._keyspace, queue, config.consumer_group)
-                outbox = Outbox(store, config, self._config, self._observers, wanted)
+                store = QueueStore(self._calls, self._keyspace, queue, config.consumer_group)
+                courier = self._courier(store, config, self._config, self._observers, wanted)
             else:  # what the queue says by itself goes with what asks for the same
-                outbox = self._outbox(queue, wanted)
-            self._outboxes[queue, durable] = outbox
-        return outbox
+                courier = self._courier_to(queue, wanted)
+            self._couriers[queue, durable] = courier
+        return courier
 
 
-def _together(results: Sequence[Receipt | BaseException]) -> list[Receipt]:
+def _together(offers: Sequence[Offer]) -> list[Receipt]:
     """The receipts of many messages; where some are missing, one error for all that tells which are there."""
     receipts: list[Receipt | None] = []
     full: list[QueueFull] = []
     unconfirmed: list[DurabilityUnconfirmed] = []
-    for result in results:
-        match result:
-            case Receipt():
-                receipts.append(result)
-            case DurabilityUnconfirmed():
-                unconfirmed.append(result)
-                receipts += result.receipts
-            case QueueFull():
-                full.append(result)
+    for offer in offers:
+        match offer.fate:
+            case DurabilityUnconfirmed() as error:
+                unconfirmed.append(error)
+                receipts += error.receipts
+            case QueueFull() as error:
+                full.append(error)
                 receipts.append(None)
             case _:
-                raise result
+                receipts.append(offer.receipt())
     if unconfirmed:
         ids = tuple(error.id for error in unconfirmed)
         raise DurabilityUnconfirmed(ids[0], unconfirmed[0].reason, ids=ids, receipts=tuple(receipts))
     if full:
-        raise QueueFull(f"{len(full)} of {len(results)} messages were not accepted: {full[0]}", tuple(receipts))
+        raise QueueFull(f"{len(full)} of {len(receipts)} messages were not accepted: {full[0]}", tuple(receipts))
     return [receipt for receipt in receipts if receipt is not None]

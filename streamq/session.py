@@ -1,5 +1,6 @@
 """What an app or a command holds while it is connected."""
 
+import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -36,7 +37,7 @@ class Session:
 
     def __init__(self, settings: Settings, located: Located, observers: Observers) -> None:
         self.settings, self.located = settings, located
-        self.keys = KeyRing.parse(settings.signing_keys) if settings.signing_keys else KeyRing()
+        self.keys = signing_keys_of(settings)
         self.connections = Connections(located.url, block=settings.config.worker.block)
         self.keyspace = Keyspace(settings.config.prefix, clustered=self.connections.clustered)
         self.publisher = Publisher(
@@ -84,6 +85,28 @@ class Session:
         )
 
 
+def signing_keys_of(settings: Settings) -> KeyRing:
+    """The signing keys that were configured, if any.
+
+    Raises:
+        ConfigError: they are unusable.
+    """
+    return KeyRing.parse(settings.signing_keys) if settings.signing_keys else KeyRing()
+
+
+def find_redis(settings: Settings) -> Located:
+    """Find Redis, and say so when a server had to be started. Blocks; see ``locate``."""
+    logs.ensure_stderr()
+    located = locate(
+        settings.redis_url, settings.redis_url_origin, project=project_of(settings), production=settings.production
+    )
+    if located.started and settings.redis_url is None:
+        structlog.get_logger("streamq").warning(
+            "no Redis found: started an embedded one, for development", url=str(located.url)
+        )
+    return located
+
+
 @asynccontextmanager
 async def open_session(settings: Settings, observers: Observers | None = None) -> AsyncIterator[Session]:
     """Find Redis and connect for the time of a block.
@@ -92,14 +115,7 @@ async def open_session(settings: Settings, observers: Observers | None = None) -
         RedisUnavailable: no Redis was found.
         ConfigError: the URL or the keys are unusable.
     """
-    logs.ensure_stderr()
-    located = await locate(
-        settings.redis_url, settings.redis_url_origin, project=project_of(settings), production=settings.production
-    )
-    if located.started and settings.redis_url is None:
-        structlog.get_logger("streamq").warning(
-            "no Redis found: started an embedded one, for development", url=str(located.url)
-        )
+    located = await asyncio.to_thread(find_redis, settings)
     try:
         session = Session(settings, located, observers or Observers())
         try:
@@ -107,7 +123,7 @@ async def open_session(settings: Settings, observers: Observers | None = None) -
         finally:
             await session.connections.aclose()
     finally:
-        await located.leave()
+        await asyncio.to_thread(located.leave)
 
 
 def project_of(settings: Settings) -> Path:

@@ -112,7 +112,8 @@ class Observers:
         """Tell an observer from now on. It must be quick and must not raise.
 
         Args:
-            observer: called with each event, on the event loop or on the thread that keeps the leases.
+            observer: called with each event, on the event loop, on the thread that keeps the leases, or on one that
+                publishes without a loop.
             routine: also of what happens to every message; otherwise only of failures and of what is rare.
         """
         self._all += (observer,)

@@ -4,6 +4,7 @@ redis-py repeats a write up to ten times when a reply is lost, so one XADD can l
 off: ours go by message id, through scripts that may be sent twice.
 """
 
+import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Sequence
 from typing import TYPE_CHECKING, Any
@@ -11,14 +12,13 @@ from typing import TYPE_CHECKING, Any
 from redis import exceptions
 
 from streamq.core.errors import RedisUnavailable
+from streamq.store.calls import Calls
 from streamq.store.clients import AsyncClient, AsyncSentinels, SyncClient, async_client, sync_client
 from streamq.store.masters import MasterWatch
 from streamq.store.outages import FAILURES, redis_errors
 from streamq.store.wire import Address, Line
 
 if TYPE_CHECKING:
-    from streamq.store.keys import QueueKeys
-    from streamq.store.scripts import Script
     from streamq.store.url import RedisURL
 
 COMMAND_TIMEOUT = 5.0  # seconds a command may take
@@ -26,7 +26,7 @@ BEAT_TIMEOUT = 1.0  # seconds a beat may take: shorter than a beat's interval, s
 READ_MARGIN = 2.0  # seconds beyond BLOCK before a silent connection counts as dead
 
 
-class Connections:
+class Connections(Calls):
     """The clients of one process for one Redis.
 
     Args:
@@ -80,35 +80,7 @@ class Connections:
 
     def is_stale(self, client: AsyncClient | SyncClient) -> bool:
         """Whether a client is connected to a master that was replaced. For any thread."""
-        return self._watch is not None and self._is_replaced(client.connection_pool.master_address)
-
-    def _is_replaced(self, address: Any) -> bool:
-        master = None if self._watch is None else self._watch.master
-        return master is not None and address not in {None, master}
-
-    async def execute(self, *command: Any) -> Any:
-        """Send one command.
-
-        Raises:
-            RedisUnavailable: Redis did not answer, or refused.
-        """
-        with redis_errors():
-            return await self._send(*command)
-
-    async def run(
-        self, script: "Script", keys: "QueueKeys | Sequence[str]", args: Sequence[Any], extra: Sequence[str] = ()
-    ) -> Any:
-        """Run a script, by its digest where the server knows it already.
-
-        Raises:
-            RedisUnavailable: Redis did not answer, or refused.
-        """
-        command = script.command(keys, args, extra)
-        with redis_errors():
-            try:
-                return await self._evaluate("EVALSHA", script.sha, *command)
-            except exceptions.NoScriptError:  # a restart, a failover, or another node of a Cluster
-                return await self._evaluate("EVAL", script.text, *command)
+        return self._watch is not None and self._watch.has_replaced(client.connection_pool.master_address)
 
     async def _evaluate(self, word: str, script: str, count: int, key: str, *rest: Any) -> Any:
         line = await self._line_to(key)
@@ -161,18 +133,7 @@ class Connections:
             raise
 
     async def together(self, key: str, *commands: Sequence[Any]) -> list[Any]:
-        """Send commands over one connection, in one batch, to the node that holds a key.
-
-        Args:
-            key: decides which node of a Cluster.
-            *commands: their words.
-
-        Returns:
-            A reply for each; the error of what Redis refused.
-
-        Raises:
-            RedisUnavailable: Redis did not answer, or the key has just moved. Some of it may have been done.
-        """
+        """See ``Calls``."""
         with redis_errors():
             if self.clustered:
                 return await self._together_on_node(key, commands)
@@ -210,7 +171,7 @@ class Connections:
 
     def leave_replaced(self, line: Line) -> None:
         """The same for a line."""
-        if self._is_replaced(line.address):
+        if self._watch is not None and self._watch.has_replaced(line.address):
             line.close()
 
     async def node_of(self, key: str) -> Any:
@@ -238,7 +199,7 @@ class Connections:
     async def aclose(self) -> None:
         """Close every connection."""
         if self._watch is not None:
-            await self._watch.stop()
+            await asyncio.to_thread(self._watch.stop)
         lines = [*self._lines.values(), *self._readers]
         for line in lines:
             line.close()

@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 from redis import exceptions
 
-from streamq.store.connection import Connections
+from streamq.store.calls import Calls
 from streamq.store.keys import QueueKeys
 from streamq.store.outages import redis_errors
 from streamq.store.replies import pairs, text
@@ -29,13 +29,13 @@ CURE_FSYNC = "CONFIG SET appendfsync always, and the same in its configuration f
 
 
 async def run_durably(
-    connections: Connections, script: Script, keys: QueueKeys, args: Sequence[Any], extra: Sequence[str],
+    calls: Calls, script: Script, keys: QueueKeys, args: Sequence[Any], extra: Sequence[str],
     *, durable: Literal["replica", "fsync"],
 ) -> tuple[Any, str]:  # fmt: skip
     """Run a script and wait until what it wrote is durable.
 
     Args:
-        connections: how to reach Redis.
+        calls: the way to Redis.
         script: what to run.
         keys: of its queue.
         args: its ARGV.
@@ -53,14 +53,14 @@ async def run_durably(
     if durable == "fsync":
         about = (("HELLO",), ("CONFIG", "GET", "appendfsync"))
         wait: tuple[Any, ...] = ("WAITAOF", 1, 0, round(CONFIRM_WITHIN * 1000))
-        *found, reply, marked, waited = await connections.together(keys.ledger, *about, run, mark, wait)
+        *found, reply, marked, waited = await calls.together(keys.ledger, *about, run, mark, wait)
         doubt = _not_on_disk(found[0], found[1], waited)
     else:
         # Nobody waits in vain: without any replica the answer is known.
-        (role,) = await connections.together(keys.ledger, ("ROLE",))
+        (role,) = await calls.together(keys.ledger, ("ROLE",))
         alone = not isinstance(role, Exception) and not role[2]
         wait = ("WAIT", 1, 1 if alone else round(CONFIRM_WITHIN * 1000))
-        reply, marked, waited = await connections.together(keys.ledger, run, mark, wait)
+        reply, marked, waited = await calls.together(keys.ledger, run, mark, wait)
         doubt = _not_on_replica(waited, alone=alone)
     if isinstance(reply, Exception):
         with redis_errors():

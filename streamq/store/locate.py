@@ -1,12 +1,14 @@
 """Finding Redis: what was asked for, else what answers on this machine, else a server of our own."""
 
 import asyncio
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import NamedTuple
 
 from streamq.core.errors import RedisUnavailable
-from streamq.store.connection import connected
+from streamq.store.clients import sync_client
 from streamq.store.embedded import DIRECTORY_NAME, EmbeddedServer
+from streamq.store.outages import FAILURES
 from streamq.store.url import RedisURL, parse_url
 
 LOCAL = "redis://localhost:6379"
@@ -19,7 +21,7 @@ class Located(NamedTuple):
     Attributes:
         url: what clients connect to.
         origin: who said so.
-        server: the embedded server, joined; leave it with ``release``.
+        server: the embedded server, joined; `leave` it.
         started: it did not run before.
     """
 
@@ -37,14 +39,14 @@ class Located(NamedTuple):
         if self.server is not None:
             await asyncio.to_thread(self.server.acquire)
 
-    async def leave(self) -> None:
-        """Leave the embedded server; the last one out stops it."""
+    def leave(self) -> None:
+        """Leave the embedded server; the last one out stops it, which blocks for a moment."""
         if self.server is not None:
-            await asyncio.to_thread(self.server.release)
+            self.server.release()
 
 
-async def locate(said: str | None, origin: str, *, project: Path, production: bool) -> Located:
-    """Find Redis.
+def locate(said: str | None, origin: str, *, project: Path, production: bool) -> Located:
+    """Find Redis. Blocks for as long as a server takes to answer, or to start.
 
     Args:
         said: the URL of the command line, the environment or the configuration; None when there is none.
@@ -59,30 +61,25 @@ async def locate(said: str | None, origin: str, *, project: Path, production: bo
     if said is not None:
         url = parse_url(said)
         return (
-            await _join(url.directory or project / DIRECTORY_NAME, origin)
-            if url.kind == "embedded"
-            else Located(url, origin)
+            _join(url.directory or project / DIRECTORY_NAME, origin) if url.kind == "embedded" else Located(url, origin)
         )
-    if await _answers(LOCAL):
+    if _answers(LOCAL):
         return Located(parse_url(LOCAL), "answers on this machine")
     if production:
         raise RedisUnavailable(
             f"no Redis is configured, nothing answers at {LOCAL}, and STREAMQ_ENV=production starts none of its own: "
             f"name yours with --redis-url or STREAMQ_REDIS_URL"
         )
-    return await _join(project / DIRECTORY_NAME, "embedded, because no Redis was found (for development only)")
+    return _join(project / DIRECTORY_NAME, "embedded, because no Redis was found (for development only)")
 
 
-async def _join(directory: Path, origin: str) -> Located:
+def _join(directory: Path, origin: str) -> Located:
     server = EmbeddedServer(directory)
-    ran = await asyncio.to_thread(server.running)
-    return Located(parse_url(await asyncio.to_thread(server.acquire)), origin, server, not ran)
+    ran = server.running()
+    return Located(parse_url(server.acquire()), origin, server, not ran)
 
 
-async def _answers(url: str) -> bool:
-    try:
-        async with asyncio.timeout(PROBE), connected(parse_url(url)) as connections:
-            await connections.execute("PING")
-    except (RedisUnavailable, TimeoutError):
-        return False
-    return True
+def _answers(url: str) -> bool:
+    with closing(sync_client(parse_url(url), PROBE)) as client, suppress(*FAILURES):
+        return bool(client.ping())
+    return False

@@ -21,6 +21,7 @@ from streamq.store.clients import ask_sentinels
 ASK_EVERY = 1.5  # seconds
 
 Address = tuple[str, int]
+Follow = Callable[[], Coroutine[Any, Any, None]]
 
 
 class MasterWatch:
@@ -29,15 +30,14 @@ class MasterWatch:
     Args:
         sentinels: host and port of each.
         service: the master's name.
-        follow: called on the event loop after each time that somebody knew where the master is.
+        follow: called on the event loop after each time that somebody knew where the master is; None where nobody
+            waits: who looks at ``master`` before each command needs no call, and no loop.
 
     Attributes:
         master: where it is, as far as known; for any thread.
     """
 
-    def __init__(
-        self, sentinels: Sequence[Address], service: str, follow: Callable[[], Coroutine[Any, Any, None]]
-    ) -> None:
+    def __init__(self, sentinels: Sequence[Address], service: str, follow: Follow | None = None) -> None:
         self.master: Address | None = None
         self._service, self._follow = service, follow
         self._sentinels: list[Any] = [redis.Redis(host, port, **ask_sentinels(Retry)) for host, port in sentinels]
@@ -46,19 +46,25 @@ class MasterWatch:
         self._following: concurrent.futures.Future[None] | None = None
 
     def start(self) -> None:
-        """Begin to ask, on behalf of the running event loop. A second call does nothing."""
+        """Begin to ask, on behalf of the running event loop if there is somebody to call. Twice is once."""
         if self._thread is None:
             self._stopping = threading.Event()
-            arguments = (asyncio.get_running_loop(), self._stopping)
+            loop = None if self._follow is None else asyncio.get_running_loop()
+            arguments = (loop, self._stopping)
             self._thread = threading.Thread(target=self._run, args=arguments, name="streamq-sentinel", daemon=True)
             self._thread.start()
 
-    async def stop(self) -> None:
-        """Ask no more."""
+    def stop(self) -> None:
+        """Ask no more. Blocks until the thread has ended."""
         thread, self._thread = self._thread, None
         if thread is not None:
             self._stopping.set()
-            await asyncio.to_thread(thread.join)
+            thread.join()
+
+    def has_replaced(self, address: Any) -> bool:
+        """Whether who is connected there is connected to a master that was replaced. For any thread."""
+        master = self.master
+        return master is not None and address not in {None, master}
 
     def ask(self) -> Address | None:
         """Where the master is, as the sentinel says that saw the latest failover. For any thread.
@@ -75,8 +81,8 @@ class MasterWatch:
                     known.append((int(state["config-epoch"]), (str(state["ip"]), int(state["port"]))))
         return max(known)[1] if known else None
 
-    def _run(self, loop: asyncio.AbstractEventLoop, stopping: threading.Event) -> None:
-        while not stopping.is_set() and not loop.is_closed():
+    def _run(self, loop: asyncio.AbstractEventLoop | None, stopping: threading.Event) -> None:
+        while not (stopping.is_set() or (loop is not None and loop.is_closed())):
             master = self.ask()
             if master is not None:
                 self.master = master
@@ -85,7 +91,9 @@ class MasterWatch:
         for sentinel in self._sentinels:
             sentinel.close()
 
-    def _tell(self, loop: asyncio.AbstractEventLoop) -> None:
+    def _tell(self, loop: asyncio.AbstractEventLoop | None) -> None:
+        if loop is None or self._follow is None:
+            return
         if self._following is not None and not self._following.done():
             return  # the loop is blocked: one call that waits for it is enough
         call = self._follow()

@@ -9,7 +9,7 @@ from streamq.core.failure import clip
 from streamq.core.ledger import LevelMoment, Moment
 from streamq.core.message import Delivery, Draft, delivery_from
 from streamq.core.outcome import DeadLetter, Retry
-from streamq.store.connection import Connections
+from streamq.store.calls import Calls
 from streamq.store.durability import run_durably
 from streamq.store.keys import Keyspace
 from streamq.store.outages import OutOfMemory
@@ -62,7 +62,7 @@ class QueueStore:
     """One queue in Redis.
 
     Args:
-        connections: how to reach Redis.
+        calls: the way to Redis.
         keyspace: how keys are spelled.
         queue: the queue's name.
         group: its consumer group.
@@ -70,18 +70,18 @@ class QueueStore:
     Every method raises ``RedisUnavailable`` when Redis does not answer or refuses.
     """
 
-    def __init__(self, connections: Connections, keyspace: Keyspace, queue: str, group: str) -> None:
+    def __init__(self, calls: Calls, keyspace: Keyspace, queue: str, group: str) -> None:
         self.queue, self.group = queue, group
         self.keys = keyspace.queue(queue)
         self._keyspace = keyspace
-        self._connections = connections
+        self._calls = calls
 
     async def register(self) -> None:
         """Write the queue's name where others look it up: before its first message."""
         try:
-            await self._connections.execute("SADD", self._keyspace.names, self.queue)
+            await self._calls.execute("SADD", self._keyspace.names, self.queue)
         except OutOfMemory:  # a worker must be able to start when memory is full: who else would drain
-            await self._connections.run(script("register"), [self._keyspace.names], [self.queue])
+            await self._calls.run(script("register"), [self._keyspace.names], [self.queue])
 
     async def ensure(self) -> None:
         """Make the streams and their group where they are missing.
@@ -138,7 +138,7 @@ class QueueStore:
             The words of ``publish``, and why what is there may not survive: "" when it does.
         """
         args, once = self._offer(drafts, [window_ms, max_length, once_ms])
-        reply, doubt = await run_durably(self._connections, script("publish"), self.keys, args, once, durable=durable)
+        reply, doubt = await run_durably(self._calls, script("publish"), self.keys, args, once, durable=durable)
         return _words(reply), doubt
 
     def _offer(self, drafts: Sequence[Draft], limits: Sequence[int]) -> tuple[list[Any], list[str]]:
@@ -262,7 +262,7 @@ class QueueStore:
         """The names known to the group, on any level."""
         names: set[str] = set()
         for stream in self.keys.streams:
-            for flat in await self._connections.execute("XINFO", "CONSUMERS", stream, self.group):
+            for flat in await self._calls.execute("XINFO", "CONSUMERS", stream, self.group):
                 names.add(member(flat, "name"))
         return sorted(names)
 
@@ -274,7 +274,7 @@ class QueueStore:
         return Moment(int(now), delayed, bodies, counters, dict(zip(LEVELS, map(_level, levels), strict=True)))
 
     async def _run(self, name: str, args: list[Any], extra: Sequence[str] = (), *, allow_oom: bool = False) -> Any:
-        return await self._connections.run(script(name, allow_oom=allow_oom), self.keys, args, extra)
+        return await self._calls.run(script(name, allow_oom=allow_oom), self.keys, args, extra)
 
     def _letters(self, consumer: str, items: Sequence[tuple[Delivery, DeadLetter]]) -> list[Any]:
         args: list[Any] = [self.group, consumer, self.queue, len(items)]

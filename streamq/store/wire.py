@@ -19,7 +19,17 @@ from redis._parsers import BaseParser
 Address = tuple[str, int] | None
 Open = Callable[[], Awaitable[Any]]
 
-_NOTHING = object()
+NOTHING = object()  # what a reader of replies gives while none is complete
+
+
+def new_reader() -> hiredis.Reader:
+    """A reader of replies, which gives errors of redis-py where Redis refuses."""
+    return hiredis.Reader(replyError=BaseParser.parse_error, notEnoughData=NOTHING)
+
+
+def address_of(connection: Any) -> Address:
+    """Where a connection of redis-py leads: host and port, where it has some."""
+    return (connection.host, int(connection.port)) if hasattr(connection, "port") else None
 
 
 class Wire(asyncio.Protocol):
@@ -35,13 +45,13 @@ class Wire(asyncio.Protocol):
     """
 
     def __init__(self, connection: Any, timeout: float) -> None:
-        self.address: Address = (connection.host, int(connection.port)) if hasattr(connection, "port") else None
+        self.address = address_of(connection)
         self.closed = False
         self._writer = _taken_from(connection)  # kept: a writer that is forgotten closes its transport
         self._transport = self._writer.transport
         self._timeout = timeout
         self._loop = asyncio.get_running_loop()
-        self._replies = hiredis.Reader(replyError=BaseParser.parse_error, notEnoughData=_NOTHING)
+        self._replies = new_reader()
         self._waiting: deque[tuple[float, asyncio.Future[Any]]] = deque()
         self._watch: asyncio.TimerHandle | None = None
         self._lost: asyncio.Future[None] = self._loop.create_future()
@@ -86,7 +96,7 @@ class Wire(asyncio.Protocol):
         waiting = self._waiting
         try:
             self._replies.feed(data)
-            while (reply := self._replies.gets()) is not _NOTHING:
+            while (reply := self._replies.gets()) is not NOTHING:
                 _, future = waiting.popleft()
                 if future.cancelled():
                     continue

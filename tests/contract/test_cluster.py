@@ -3,6 +3,7 @@
 import asyncio
 
 import pytest
+from redis import exceptions
 
 from streamq.store import topology
 from streamq.store.connection import connected
@@ -56,6 +57,16 @@ async def test_a_script_follows_the_slot_of_its_queue(cluster, connections):
         await asyncio.to_thread(cluster.migrate, "queue:orders", target)
         await store.ensure()
         assert (await connections.node_of("queue:orders")).port == target
+
+
+async def test_a_script_whose_node_cannot_be_reached_is_left_to_redis_py(cluster, connections, monkeypatch):
+    """It asks the others who has the key now."""
+
+    async def refuse(node):
+        raise exceptions.ConnectionError(f"{node.name} is away")
+
+    monkeypatch.setattr(connections, "_connect", refuse)
+    await QueueStore(connections, KEYSPACE, "orders", "workers").ensure()
 
 
 async def test_a_look_at_a_cluster_tells_who_has_which_queue(cluster, connections):

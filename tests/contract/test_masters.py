@@ -135,7 +135,7 @@ async def test_connections_to_a_master_that_was_replaced_are_dropped(sentinel):
         waiting = asyncio.ensure_future(reader.send("BLPOP", "nothing", 2))
         before = await connections.execute("CLIENT", "ID")
         await asyncio.to_thread(wait_until, lambda: connections._watch.master is not None)
-        await connections._watch.stop()
+        await asyncio.to_thread(connections._watch.stop)
         connections._watch.master = ("127.0.0.1", 1)
         assert connections.is_stale(connections.commands)
         await connections._follow()
@@ -149,7 +149,7 @@ async def test_a_batch_does_not_go_to_a_master_that_was_replaced(sentinel):
     async with connected(parse_url(sentinel.url)) as connections:
         (before,) = await connections.together("k", ("CLIENT", "ID"))
         assert await connections.together("k", ("CLIENT", "ID")) == [before]
-        await connections._watch.stop()
+        await asyncio.to_thread(connections._watch.stop)
         connections._watch.master = ("127.0.0.1", 1)
         (after,) = await connections.together("k", ("CLIENT", "ID"))
         assert after != before

@@ -8,8 +8,8 @@ from types import SimpleNamespace
 import pytest
 import redis
 
-from streamq import InvalidMessage, MessageTooLarge, PublishUnknown, QueueFull
-from streamq import outbox as module
+from streamq import InvalidMessage, MessageTooLarge, PublishUnknown, QueueFull, courier, outbox
+from streamq import offer as module
 from streamq.core.config import Config, WorkerConfig
 from streamq.core.errors import ConfigError, RedisUnavailable
 from streamq.core.events import Noticed, Observers, Published
@@ -151,7 +151,7 @@ async def test_the_queue_is_known_by_name_before_its_first_message(desk, monkeyp
 async def test_the_name_is_written_again_now_and_then(desk, books, monkeypatch):
     """A failover or a flush may have lost it."""
     hand = SimpleNamespace(seconds=1000.0)
-    monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: hand.seconds))
+    monkeypatch.setattr(courier, "time", SimpleNamespace(monotonic=lambda: hand.seconds))
     await desk.publish()
     books.raw("FLUSHALL")
     hand.seconds += 59
@@ -431,7 +431,7 @@ async def test_it_gives_up_while_the_id_is_surely_remembered(make_desk, pauses, 
         hand.seconds += seconds
 
     monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: hand.seconds))
-    monkeypatch.setattr(module, "asyncio", SimpleNamespace(**{**vars(asyncio), "sleep": sleep}))
+    monkeypatch.setattr(outbox, "asyncio", SimpleNamespace(**{**vars(asyncio), "sleep": sleep}))
     monkeypatch.setattr(module, "reconnect_delay", lambda failures: 20.0)
     desk.wire.cut = 1000
     with pytest.raises(PublishUnknown) as raised:

@@ -6,7 +6,7 @@ import pytest
 import redis
 
 from streamq import DurabilityUnconfirmed, InvalidMessage, QueueFull, StreamQ, settings
-from streamq import outbox as module
+from streamq import offer as module
 from streamq.core.config import Config, QueueConfig
 from streamq.core.errors import RedisUnavailable
 from streamq.core.options import Options

@@ -27,6 +27,15 @@ async def publishing() -> None:
     await app.publish("email_queue", {"type": "x"}, expire=3600)  # type: ignore[call-arg]
 
 
+def publishing_without_a_loop() -> None:
+    assert_type(send_welcome.publish_sync(recipient="a@b.c"), Receipt)
+    send_welcome.options(delay=60).publish_sync("a@b.c", copies=2)
+    send_welcome.publish_sync(recipient=1)  # type: ignore[arg-type]
+    assert_type(app.sync.publish("email_queue", {"type": "x"}, expires=3600), Receipt)
+    assert_type(app.sync.publish_many("email_queue", [{"type": "x"}]), list[Receipt])
+    app.sync.publish("email_queue", {"type": "x"}, expire=3600)  # type: ignore[call-arg]
+
+
 async def calling(ctx: Context) -> None:
     assert_type(count([1, 2]), int)
     await send_welcome(ctx, "a@b.c")
