@@ -1,7 +1,7 @@
 """A connection that takes commands without waiting for the replies to those before them.
 
 redis-py opens, authenticates and secures it, and hands over its transport: from then on commands are packed and replies
-read in C, straight between the transport and the futures that wait. A command costs the loop a tenth of what it does
+read in C, straight between the transport and the futures that wait. A command costs the loop a third of what it does
 through redis-py, and nobody waits for a connection of a pool (docs/performance.md has the figures). It serves what
 comes with every message: fetching, publishing, settling.
 """
