@@ -7,6 +7,7 @@ goes as the JSON bytes that were signed, and is decoded on the other side.
 
 import contextlib
 import faulthandler
+import io
 import multiprocessing.spawn
 import os
 import pickle
@@ -14,6 +15,7 @@ import queue
 import signal
 import socket
 import struct
+import sys
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -74,6 +76,9 @@ def main(end: int) -> None:
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _not_heard)
     faulthandler.enable()  # the log tells where it crashed
+    # What a handler prints goes where stderr goes, and no later: a child that is killed would take it along.
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a service may have closed it
+        sys.stdout.reconfigure(line_buffering=True)
     channel = Channel(socket.socket(fileno=end))
     try:
         program = unpacked(channel.receive())

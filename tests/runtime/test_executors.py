@@ -177,14 +177,8 @@ async def test_what_a_handler_prints_is_no_word_of_ours(executors, tmp_path, cap
     """Nor what a program prints that it starts: an innocent would be taken for one that killed its process."""
     await run(executors, child.chat, f'{{"path":"{tmp_path / "out"}"}}'.encode())
     assert (tmp_path / "out").read_text() == "said"
-    heard = ["", ""]
-
-    def all_said():  # the words of another program come in its own time
-        heard[:] = [before + more for before, more in zip(heard, capfd.readouterr(), strict=True)]
-        return "RETURN 5" in heard[1] and "EXCEPTION 7" in heard[1]
-
-    await until(all_said)
-    assert heard[0] == ""
+    out, err = capfd.readouterr()
+    assert (out, "RETURN 5" in err, "EXCEPTION 7" in err) == ("", True, True)
 
 
 async def test_an_error_that_does_not_come_back_whole_is_told_in_words(executors):
