@@ -12,7 +12,7 @@ from redis import exceptions
 
 from streamq.store.blocking_wire import BlockingWire
 from streamq.store.calls import Calls
-from streamq.store.clients import SyncClient, sync_client
+from streamq.store.clients import SyncClient, new_connection, sync_client
 from streamq.store.connection import COMMAND_TIMEOUT
 from streamq.store.masters import MasterWatch
 from streamq.store.outages import redis_errors
@@ -102,8 +102,7 @@ class BlockingConnections(Calls):
             if wire.is_quiet() and not (self._watch is not None and self._watch.has_replaced(wire.address)):
                 return wire
             wire.close()
-        pool = self._made_client().connection_pool
-        connection = pool.connection_class(**{**pool.connection_kwargs, "protocol": 2})  # as of `Connections`
+        connection = new_connection(self._made_client().connection_pool)
         connection.connect()
         return BlockingWire(connection)
 

@@ -67,6 +67,15 @@ def ask_sentinels(retry: Callable[..., Any]) -> dict[str, Any]:
     return _options(SENTINEL_TIMEOUT, retry)
 
 
+def new_connection(place: Any) -> Any:
+    """A connection of redis-py, not yet open, for replies that are parsed without it: one shape for all of them.
+
+    Args:
+        place: where it leads: the pool of a client, or a node of a Cluster.
+    """
+    return place.connection_class(**{**place.connection_kwargs, "protocol": 2})
+
+
 class AsyncSentinels(redis.asyncio.Sentinel):
     """Where a client connects to, as the sentinels know together.
 

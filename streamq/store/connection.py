@@ -13,7 +13,7 @@ from redis import exceptions
 
 from streamq.core.errors import RedisUnavailable
 from streamq.store.calls import Calls
-from streamq.store.clients import AsyncClient, AsyncSentinels, SyncClient, async_client, sync_client
+from streamq.store.clients import AsyncClient, AsyncSentinels, SyncClient, async_client, new_connection, sync_client
 from streamq.store.masters import MasterWatch
 from streamq.store.outages import FAILURES, redis_errors
 from streamq.store.wire import Address, Line
@@ -110,12 +110,7 @@ class Connections(Calls):
 
     async def _connect(self, node: Any) -> Any:
         """A connection of redis-py for a line: to a node of a Cluster, or to where all is."""
-        if node is None:
-            pool = self.commands.connection_pool
-            kind, options = pool.connection_class, pool.connection_kwargs
-        else:
-            kind, options = node.connection_class, node.connection_kwargs
-        connection = kind(**{**options, "protocol": 2})  # what is parsed without redis-py has one shape
+        connection = new_connection(self.commands.connection_pool if node is None else node)
         try:
             await connection.connect()
         except BaseException:  # whoever opens it may be cancelled meanwhile

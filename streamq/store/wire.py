@@ -176,17 +176,8 @@ class Line:
         Raises:
             RedisError, OSError: of redis-py: Redis did not answer, or refused.
         """
-        wire = self._wire if self._wire is not None and not self._wire.closed else await self.open()
-        return await wire.send((command,))[0]
-
-    async def send_together(self, *commands: Sequence[Any]) -> list[Any]:
-        """Send commands in one write and wait for all replies.
-
-        Returns:
-            A reply for each; the error of what Redis refused.
-        """
         wire = await self.open()
-        return await asyncio.gather(*wire.send(commands), return_exceptions=True)
+        return await wire.send((command,))[0]
 
     def close(self) -> None:
         """Close the wire. The next command opens another."""

@@ -82,6 +82,12 @@ async def wire(stub):
     await wire.aclose()
 
 
+async def together(line, *commands):
+    """Send commands in one write; a reply or an error for each."""
+    wire = await line.open()
+    return await asyncio.gather(*wire.send(commands), return_exceptions=True)
+
+
 async def test_replies_come_in_the_order_of_the_commands(line):
     values = await asyncio.gather(*(line.send("ECHO", f"{number}") for number in range(500)))
     assert values == [b"%d" % number for number in range(500)]
@@ -89,12 +95,12 @@ async def test_replies_come_in_the_order_of_the_commands(line):
 
 async def test_texts_bytes_and_numbers_are_sent_and_bytes_come_back(line):
     assert await line.send("SET", "k", b"\0\xff") == b"OK"
-    assert await line.send_together(("GET", "k"), ("APPEND", b"k", 7), ("GET", "k")) == [b"\0\xff", 3, b"\0\xff7"]
+    assert await together(line, ("GET", "k"), ("APPEND", b"k", 7), ("GET", "k")) == [b"\0\xff", 3, b"\0\xff7"]
 
 
 async def test_what_redis_refuses_is_an_error_of_redis_py_for_that_one_alone(line):
     await line.send("SET", "k", "v")
-    pong, wrong, unknown = await line.send_together(("PING",), ("LPUSH", "k", "v"), ("EVALSHA", "0" * 40, 0))
+    pong, wrong, unknown = await together(line, ("PING",), ("LPUSH", "k", "v"), ("EVALSHA", "0" * 40, 0))
     assert pong == b"PONG"
     assert isinstance(wrong, ResponseError)
     assert type(unknown).__name__ == "NoScriptError"
