@@ -8,7 +8,7 @@ import struct
 import time
 
 from benchmarks.contestants.entry import KEYS
-from benchmarks.peers.common import NAP, QUEUE, _cell, _stamps
+from benchmarks.peers.common import NAP, QUEUE, counter_cell, stamps_file
 from streamq import StreamQ
 
 KIND, QUEUES = "BENCH_KIND", "BENCH_QUEUES"  # variables: the kind of handler, and the number of queues
@@ -45,5 +45,5 @@ async def stamp(sent: float, body: str) -> None:
 
 app = StreamQ()
 if KIND in os.environ:  # in a worker
-    counter, stamps = _cell(), _stamps()
+    counter, stamps = counter_cell(), stamps_file()
     app.handler(queue_names(), type="noop")({"noop": noop, "sleep": sleep, "stamp": stamp}[os.environ[KIND]])

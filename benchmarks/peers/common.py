@@ -243,7 +243,7 @@ def _timed(count: int) -> Iterator[None]:
 
 def handler(kind: str) -> Callable[[Mapping[str, Any]], Awaitable[None]]:
     """The asynchronous handler of that kind, for a worker of one process and one thread."""
-    counter, stamps = _cell(), _stamps()
+    counter, stamps = counter_cell(), stamps_file()
 
     async def noop(_: Mapping[str, Any]) -> None:
         counter[0] += 1
@@ -266,7 +266,7 @@ def blocking_handler(kind: str, *, own_cell: bool = False) -> Callable[[Mapping[
         kind: of ``KINDS``.
         own_cell: count in a further cell of the counter: for each of several processes, which call this themselves.
     """
-    counter, stamps, lock = _cell(own=own_cell), _stamps(), threading.Lock()
+    counter, stamps, lock = counter_cell(own=own_cell), stamps_file(), threading.Lock()
 
     def handle(message: Mapping[str, Any]) -> None:
         if kind == "sleep":
@@ -279,7 +279,7 @@ def blocking_handler(kind: str, *, own_cell: bool = False) -> Callable[[Mapping[
     return handle
 
 
-def _cell(*, own: bool = False) -> memoryview:
+def counter_cell(*, own: bool = False) -> memoryview:
     with Path(os.environ["BENCH_COUNTER"]).open("r+b") as file:
         if own:
             fcntl.lockf(file, fcntl.LOCK_EX)  # until it is closed
@@ -288,5 +288,5 @@ def _cell(*, own: bool = False) -> memoryview:
     return cells[-1:] if own else cells[:1]
 
 
-def _stamps() -> int:
+def stamps_file() -> int:
     return os.open(os.environ["BENCH_STAMPS"], os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
