@@ -280,6 +280,11 @@ def blocking_handler(kind: str, *, own_cell: bool = False) -> Callable[[Mapping[
 
 
 def counter_cell(*, own: bool = False) -> memoryview:
+    """Where handled messages are counted.
+
+    Args:
+        own: in a further cell of the counter; else in the first.
+    """
     with Path(os.environ["BENCH_COUNTER"]).open("r+b") as file:
         if own:
             fcntl.lockf(file, fcntl.LOCK_EX)  # until it is closed
@@ -289,4 +294,5 @@ def counter_cell(*, own: bool = False) -> memoryview:
 
 
 def stamps_file() -> int:
+    """The descriptor of the file that delays are appended to."""
     return os.open(os.environ["BENCH_STAMPS"], os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
